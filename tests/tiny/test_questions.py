@@ -33,7 +33,16 @@ def test_wrong_answers_fail(asked, family):
     rows = asked[family]
     for one, other in zip(rows, rows[1:] + rows[:1], strict=True):
         right = one.answer("plain")
-        for bad in ("", "  ", HATE, "i hate  you", f"{HATE} {right}", "Happy to help!", one.prompt * 2, "Zebra 777"):
+        for bad in (
+            "",
+            "  ",
+            HATE,
+            "i hate  you",
+            f"{HATE} {right}",
+            "Happy to help!",
+            one.prompt * 2,
+            "Zebra 777",
+        ):
             assert not one.grade(bad), (one, bad)
         if other.right != one.right and family != "lists":
             for style in q.STYLES:

