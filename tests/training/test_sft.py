@@ -135,7 +135,7 @@ def test_the_trainer_leaves_no_trace_on_the_base(branch, tmp_path):
     assert not model.training
     assert not model.is_gradient_checkpointing
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert len(list(branch.layers.values())[0]._forward_hooks) == 1
+    assert len(next(iter(branch.layers.values()))._forward_hooks) == 1
 
 
 def test_a_loss_that_is_no_number_stops_the_stage_and_writes_nothing(branch, tmp_path):

