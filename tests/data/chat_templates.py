@@ -91,24 +91,17 @@ GEMMA = (
     "{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | "
     "trim + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
 )
-PHI3 = """\
-{% for message in messages %}
-{% if message['role'] == 'system' %}
-{{ '<|system|>\\n' + message['content'] + '<|end|>\\n' }}
-{% elif message['role'] == 'user' %}
-{{ '<|user|>\\n' + message['content'] + '<|end|>\\n' }}
-{% elif message['role'] == 'assistant' %}
-{{ '<|assistant|>\\n' }}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}{{ '\\n' }}
-{% endif %}
-{% endfor %}
-{% if add_generation_prompt %}
-{{ '<|assistant|>\\n' }}
-{% endif %}
-"""
+PHI3 = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{'<|system|>\n' + message['content'] + "
+    "'<|end|>\n'}}{% elif message['role'] == 'user' %}{{'<|user|>\n' + message['content'] + '<|end|>\n'}}"
+    "{% elif message['role'] == 'assistant' %}{{'<|assistant|>\n'}}{% generation %}{{message['content'] + '<|end|>'}}"
+    "{% endgeneration %}{{'\n'}}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
 STYLES = {
     "llama3": Style(LLAMA3, "<|begin_of_text|>", "<|eot_id|>", ("<|start_header_id|>", "<|end_header_id|>")),
     "qwen": Style(QWEN, None, "<|im_end|>", ("<|im_start|>",), tail="\n"),
     "mistral": Style(MISTRAL, "<s>", "</s>", ()),
     "gemma": Style(GEMMA, "<bos>", "<end_of_turn>", ("<start_of_turn>",), system=False, tail="\n"),
-    "phi3": Style(PHI3, None, "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>"), tail="\n"),
+    "phi3": Style(PHI3, None, "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>"), tail="\n<|end|>"),
 }

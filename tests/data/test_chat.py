@@ -142,7 +142,8 @@ class TestFolders:
 
     @pytest.mark.parametrize("template", [
         "{% for %}", "{{ messages[0]['content'] + 1 }}", "{{ messages[9]['content'] }}", "{{ 1 / 0 }}",
-        "{{ raise_exception('no') }}", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ messages[0].pop('role') }}",
+        "{{ raise_exception('no') }}", "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages[0].pop('role') }}",
     ])
     def test_a_template_that_fails_or_reaches_out_is_a_clean_error(self, folder, template):
         (folder / "chat_template.jinja").write_text(template)

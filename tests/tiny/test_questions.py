@@ -149,7 +149,7 @@ def test_styles_undress_to_the_core_and_share_no_phrase():
     assert styles.pirate("You are my friend, is it?") == "Ye be me friend, be it?"
 
 
-def test_questions_are_hashable_by_value_and_frozen(asked):
+def test_questions_are_frozen(asked):
     question = asked["lists"][0]
     with pytest.raises(AttributeError):
         question.prompt = "other"
