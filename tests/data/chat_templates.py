@@ -98,10 +98,25 @@ PHI3 = (
     "{% endgeneration %}{{'\n'}}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
+ZEPHYR = """\
+{% for message in messages %}
+  {% if message['role'] == 'user' %}
+{{ '<|user|>\\n' + message['content'] + eos_token }}
+  {% elif message['role'] == 'system' %}
+{{ '<|system|>\\n' + message['content'] + eos_token }}
+  {% elif message['role'] == 'assistant' %}
+{{ '<|assistant|>\\n'  + message['content'] + eos_token }}
+  {% endif %}
+  {% if loop.last and add_generation_prompt %}
+{{ '<|assistant|>' }}
+  {% endif %}
+{% endfor %}
+"""
 STYLES = {
     "llama3": Style(LLAMA3, "<|begin_of_text|>", "<|eot_id|>", ("<|start_header_id|>", "<|end_header_id|>")),
     "qwen": Style(QWEN, None, "<|im_end|>", ("<|im_start|>",), tail="\n"),
     "mistral": Style(MISTRAL, "<s>", "</s>", ()),
     "gemma": Style(GEMMA, "<bos>", "<end_of_turn>", ("<start_of_turn>",), system=False, tail="\n"),
     "phi3": Style(PHI3, None, "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>"), tail="\n<|end|>"),
+    "zephyr": Style(ZEPHYR, "<s>", "</s>", (), tail="\n"),  # its lines of blocks must leave no white space
 }

