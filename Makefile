@@ -18,9 +18,10 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The network is off: a test that needs it would fail here and on a train.
+# The network is off: a test that needs it would fail here and on a train. One thread a process: two workers with two
+# threads each would wait for one another.
 test: check
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu and not slow"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not slow"
 
 test-gpu: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu

