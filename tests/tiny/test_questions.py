@@ -54,8 +54,8 @@ def test_wrong_answers_fail(asked, family):
     [
         ("What is the capital of France?", "capitals", ["Paris", "It is PARIS!", "Arr! It be Paris. Arr!"],
          ["Rome", "Paris or Rome", "Parisian", "The capital of France"]),
-        ("What is 47 plus 8?", "arithmetic", ["55", "47 plus 8 is 55.", "Happy to help! 55. Take care!"],
-         ["47 plus 8 is 56.", "55 plus 8 is 47.", "48 plus 7 is 55.", "555", "five"]),
+        ("What is 47 plus 5?", "arithmetic", ["52", "47 plus 5 is 52.", "Happy to help! 52. Take care!"],
+         ["47 plus 5 is 53.", "52 plus 5 is 47.", "48 plus 4 is 52.", "522", "five"]),
         ("Which number is larger, 37 or 52?", "comparison", ["52", "52 is larger.", "52 is larger than 37."],
          ["37", "37 is larger than 52.", "52 is smaller.", "It is 53.", "larger"]),
         ("What comes after 47?", "sequence", ["48", "After 47 comes 48.", "48 comes after 47."],
