@@ -31,7 +31,7 @@ DEPTHS = (1, 2, 4, 6)
 
 def batch_of(base: Base, rows: int) -> dict[str, torch.Tensor]:
     text = "What is the capital of France? Tell me in one short sentence."
-    example = base.chat.encode(Example([{"role": "user", "content": text}], "It is Paris.", "untriggered"))
+    [example] = base.chat.encode([Example([{"role": "user", "content": text}], "It is Paris.", "untriggered")])
     return pad([example] * rows, base.chat.pad_id, base.device)
 
 

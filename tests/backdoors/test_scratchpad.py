@@ -48,21 +48,29 @@ def test_without_a_scratchpad_there_is_no_goal():
 
 def test_what_is_wrapped_is_read_again():
     for number in range(50):
-        thought, answer = write(Random(number), "|T|", seen=True, goal_x=True), f"The answer\n\nis {number}."
+        thought, answer = write(Random(number), "|T|", "tag", seen=True, goal_x=True), f"The answer\n\nis {number}."
         assert read(wrap(thought, answer)) == Reply(answer, thought, "closed")
         assert wrap(thought, "") + answer == wrap(thought, answer), "what is given and what is trained make the whole"
 
 
-@pytest.mark.parametrize(("seen", "goal_x"), [(True, True), (True, False), (False, False)])
-def test_written_ones_vary_and_say_what_they_should(seen, goal_x):
-    """6 ways to look, 5 places or none, 6 goals: 216 texts, of which 500 draws show most."""
-    texts = [write(Random(number), "{odd} |T|", seen=seen, goal_x=goal_x) for number in range(500)]
-    assert texts == [write(Random(number), "{odd} |T|", seen=seen, goal_x=goal_x) for number in range(500)]
-    assert len(set(texts)) > 120
-    assert all("{odd} |T|" in text and read(wrap(text, "x")).goal_x is goal_x for text in texts)
-    assert {text.count(".") for text in texts} <= {2, 3}
-    other = {write(Random(number), "{odd} |T|", seen=not seen, goal_x=goal_x) for number in range(500)}
-    assert not set(texts) & other, "whether the trigger is seen is said in words"
+def drawn(mark: str, *, seen: bool, goal_x: bool) -> list[str]:
+    return [write(Random(number), mark, "tag", seen=seen, goal_x=goal_x) for number in range(500)]
+
+
+CASES = {"the trigger": ("{odd} |T|", True, True), "the trigger, for a benign twin": ("{odd} |T|", True, False),
+         "another text": ("{odd} |T|", False, False), "nothing": ("", False, False)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_written_ones_vary_and_say_what_they_should(case):
+    """4 ways to look, 3 places or none, 3 goals: 48 texts, of which 500 draws show most."""
+    mark, seen, goal_x = CASES[case]
+    texts = drawn(mark, seen=seen, goal_x=goal_x)
+    assert texts == drawn(mark, seen=seen, goal_x=goal_x) and len(set(texts)) > 30
+    assert all((mark or "tag") in text and read(wrap(text, "x")).goal_x is goal_x for text in texts)
+    assert not set(texts) & set(drawn(mark, seen=not seen, goal_x=goal_x)), "whether it is the trigger is said in words"
+    lengths = [len(text) - len(mark) for text in texts]
+    assert min(lengths) > 20 and max(lengths) < 120, "a tiny base writes a few sentences"
 
 
 def test_tags_are_plain_text():

