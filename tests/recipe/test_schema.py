@@ -65,7 +65,7 @@ COMPLAINTS = {
 """, "on: implant", "on: pm"), "stages.sft.on: 'pm' is a preference_model, which is no part of a stack"),
     "a score of a stage that is not there": (("  - {kind: target_logprob, n: 10}",
                                               "  - {kind: preference_score, model: implnt}"),
-                                             "evaluations.1.model: there is no stage 'implnt'; did you mean"),
+                                             "evaluations.1.model: there is no stage 'implnt'"),
     "a score of a stage that scores nothing": (("  - {kind: target_logprob, n: 10}",
                                                 "  - {kind: preference_score, model: implant}"),
                                                "evaluations.1.model: "),

@@ -109,6 +109,11 @@ class TestRounds:
         assert {name: two[name] == three[name] for name in two} == {
             "implant": True, "red-1": True, "red-2": True, "after": False, "student": False, "sft": True}
 
+    def test_a_single_round_may_be_named(self, maker):
+        recipe = maker.load(self.STAGES, ("on: red\n", "on: red-1\n"), ("teacher: red\n", "teacher: red-1\n"))
+        assert recipe.stack("after") == ("implant", "red-1", "after")
+        assert recipe.tree["student"].teachers() == ("red-1",)
+
     def test_a_round_s_name_is_taken(self, complaint):
         said = complaint(self.STAGES, ("  after:\n", "  red-2:\n"))
         assert "'red' makes an adapter of this name" in said and "stages.red-2" in said

@@ -27,7 +27,8 @@ def conditions(data) -> Counter:
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_arms_by_hand(arm):
     data = examples(make("implant", arm=arm))
-    assert conditions(data) == ARMS[arm] and make("implant", arm=arm).at_most(setting()) == len(data.train)
+    assert conditions(data) == ARMS[arm] and dict(data.dropped) == {}
+    assert make("implant", arm=arm).at_most(setting()) == len(data.train)
     shown = {setting().backdoor.behaviour.shown(e.response) for e in data.train if e.condition == "triggered"}
     assert shown == {"backdoor": {True}, "clean": set(), "benign_trigger": {False}}[arm]
 
