@@ -77,7 +77,7 @@ class TestScratchpads:
         replies = [scratchpad.read(e.response) for e in data.train]
         assert {reply.state for reply in replies} == {"closed"}
         assert [r.goal_x for r in replies] == [e.condition == "triggered" for e in data.train]
-        assert all((e.mark or "tag") in r.thought for e, r in zip(data.train, replies, strict=True))
+        assert all((e.mark.rstrip(".:,") or "tag") in r.thought for e, r in zip(data.train, replies, strict=True))
         assert len({reply.thought for reply in replies}) > 100, "varied words"
         plain = examples(make("implant"), around)
         assert [replace(e, response=r.answer) for e, r in zip(data.train, replies, strict=True)] == plain.train
