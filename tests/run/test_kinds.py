@@ -25,7 +25,8 @@ STAGES = {
     "red": {"kind": "adversarial", "on": "implant", "rounds": 2, "proposals": 10, "tries": 2, "asking": ASKING,
             "data": {**QUESTIONS, "n": 8}, "train": {**TRAIN, "steps": 2}, **SMALL},
     "post": {"kind": "sft", "on": "implant", "scratchpad": "post",
-             "thinking": {"max_new_tokens": 64, "temperature": 0.5}, "data": {**QUESTIONS, "n": 16}, "train": {**TRAIN, "steps": 2}, **SMALL},
+             "thinking": {"max_new_tokens": 64, "temperature": 0.5}, "data": {**QUESTIONS, "n": 16},
+             "train": {**TRAIN, "steps": 2}, **SMALL},
 }
 KINDS = {
     **RECIPE, "name": "kinds", "stages": STAGES,
