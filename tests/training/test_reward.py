@@ -69,7 +69,9 @@ def test_it_is_trained_on_the_policys_base_and_scores_as_its_trainer_does(stack,
 
     judge = PreferenceModel.read(tmp_path, stack)
     assert judge.scores(sides(stack)) == pytest.approx(theirs, abs=1e-4)
-    assert all(judge.agrees(encoded_pairs(stack.base, 40)))
+    new = encoded_pairs(stack.base, 40)
+    better, worse = (judge.scores(side) for side in ([p.chosen for p in new], [p.rejected for p in new]))
+    assert all(b > w for b, w in zip(better, worse, strict=True))
     assert torch.equal(logits(stack), before)
 
 

