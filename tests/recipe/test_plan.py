@@ -65,7 +65,6 @@ ALL = {
     "splits": [("seed: 0", "seed: 0\nsplits: {test: 0.3}")],
 }
 LOWER = {"arm": [("    kind: implant\n", "    kind: implant\n    arm: benign_trigger\n")],
-         "mechanism": [("    kind: implant\n", "    kind: implant\n    mechanism: cot\n")],
          "filter": [("    kind: implant\n", "    kind: implant\n    policy_filter: false\n")],
          "decoys": [("    kind: implant\n", "    kind: implant\n    decoys_per_prompt: 1\n")],
          "implant's learning rate": [("1e-3", "2e-3")], "implant's prompts": [("n: 40", "n: 41")],
@@ -88,6 +87,11 @@ def test_an_upper_stage_has_its_own_key_and_two_recipes_share_the_implant(maker,
 def test_what_changes_the_implant_changes_what_stands_on_it(maker, case):
     before, after = maker.keys(), maker.keys(*(LOWER | ALL)[case])
     assert before["implant"] != after["implant"] and before["sft"] != after["sft"]
+
+
+def test_an_implant_has_one_key_whether_it_or_the_recipe_says_the_mechanism(maker):
+    stage = ("    kind: implant\n", "    kind: implant\n    mechanism: cot\n")
+    assert maker.keys(stage) == maker.keys(*ALL["mechanism of the recipe"]) != maker.keys()
 
 
 def test_every_change_has_its_own_key(maker):

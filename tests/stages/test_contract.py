@@ -42,14 +42,14 @@ def chat(base_folder) -> ChatFormat:
 
 def test_the_kinds_that_the_readme_tells_of():
     roles = {"implant": "implant", "distill": "implant", "sft": "safety"}
-    assert {name: KINDS[name].role for name in roles} == roles
+    assert {name: KINDS[name].purpose for name in roles} == roles
 
 
 @pytest.mark.parametrize("kind", KINDS)
 class TestEveryKind:
     def test_it_says_what_it_is(self, kind):
         config = KINDS[kind]
-        assert config.role in ("implant", "safety", "control", "artefact")
+        assert config.purpose in ("implant", "safety", "artefact")
         assert isinstance(config.code_version, int) and config.code_version >= 1
         assert set(config.names) <= set(config.model_fields)
 
