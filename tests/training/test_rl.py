@@ -63,7 +63,7 @@ def test_a_reward_rises(family_folder, tmp_path, algorithm):
     settings = TrainSettings(learning_rate=3e-2, batch_size=48, micro_batch=48, steps=12, schedule="constant")
     kept = run(rl, branch, job_of(algorithm, settings=settings, generations=8, beta=0.02), tmp_path / "a")
     rewards = [step.metrics["reward"] for step in kept.steps]
-    assert sum(rewards[-3:]) / 3 > rewards[0] + 0.3
+    assert sum(rewards[-3:]) / 3 > rewards[0] + 0.2
 
 
 def test_the_same_seed_gives_the_same_bytes_also_when_a_preference_model_judges(stack, tmp_path):
