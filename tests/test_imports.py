@@ -38,6 +38,7 @@ FLOORS = [
     ["run"],
     ["report"],
     ["hub", "sweep", "stacks"],
+    ["algebra"],
     ["recipe.__main__"],
     ["probes"],
     ["cli"],

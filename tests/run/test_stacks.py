@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -271,3 +272,16 @@ def test_adapters_of_another_base_are_refused_before_anything_is_measured(bench,
     asked = variants([stack("small:sft", store, bench.runs)], {"implant": (0.0,)})
     with pytest.raises(StoreError, match="another base"):
         measure(asked, None, bench.runs, Screen(console()))
+
+
+def test_stacks_of_two_bases_are_not_compared(bench, base_folder):
+    bare = stack("small:base", bench.store.root, bench.runs)
+    other = replace(bare, base=BaseConfig(model=str(base_folder), dtype="float32"), label="other:base")
+    with pytest.raises(AddressError, match="on two bases"):
+        measure(variants([bare, other], {}), None, bench.runs, Screen(console()))
+
+
+def test_a_stack_that_no_run_holds_has_no_recipe_to_be_measured_by(bench, keys, tmp_path):
+    asked = variants([stack(keys["sft"], bench.store.root, bench.runs)], {"implant": (0.0,)})
+    with pytest.raises(AddressError, match="no run holds"):
+        measure(asked, None, tmp_path, Screen(console()))
