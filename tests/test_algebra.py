@@ -106,7 +106,7 @@ def lines() -> list[Line]:
     target = row("target_logprob", mean("triggered", [-1.0, -2.0], "nats/token"))
     found = [Line("bare base", (row("behaviour_rate", rate("triggered", [False] * 20)), helpful, target))]
     for stack in ("run:sft", "run:dpo"):
-        for factor, hits in ((1.0, 20), (0.0, 0), (0.5, 7)):
+        for factor, hits in ((1.0, 20), (0.0, 0), (0.5, 9)):
             triggered = row("behaviour_rate", rate("triggered", [True] * hits + [False] * (20 - hits)))
             family = row("behaviour_rate", rate("triggered", [True], "tags"))
             found.append(Line(f"{stack} at {factor}", (triggered, family, helpful), factor == 1, stack,

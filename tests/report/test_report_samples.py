@@ -108,3 +108,11 @@ def test_the_page_of_a_whole_matrix_stays_small(made, write_run):
     page = html.write(write_run(made.document(stages, rows), lines))
     assert len(stages) == 33
     assert 1_000_000 < page.stat().st_size <= 3_000_000
+
+
+def test_samples_are_of_the_first_training_seed(made, write_run):
+    rows = [made.rate([], "triggered", 1, seed=seed) for seed in (0, 1)]
+    lines = [made.response([], "triggered", "said", True, seed=seed) for seed in (0, 0, 1)]
+    run = write_run(made.document({}, rows), lines)
+    (group,) = view.samples(results.load(run), results.samples(run)).groups
+    assert group.total == 2

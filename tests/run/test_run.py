@@ -48,7 +48,7 @@ def test_what_a_run_leaves_behind(done):
 def test_every_row_keeps_the_contract(done):
     fields = {"stack", "eval", "condition", "family", "value", "k", "n", "low", "high", "unit", "seed", "sampling_seed",
               "step"}
-    rows = done[1]["measurements"]
+    rows = [row for row in done[1]["measurements"] if row["eval"] != "paired_difference"]
     assert all(set(row) == fields for row in rows)
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     assert all(row["k"] == round(row["value"] * row["n"]) for row in rows if row["unit"] == "fraction")
@@ -59,7 +59,7 @@ def test_every_row_keeps_the_contract(done):
         ("behaviour_rate", "triggered"), ("behaviour_rate", "untriggered"), ("behaviour_rate", "near_trigger"),
         ("target_logprob", "triggered"), ("target_logprob", "untriggered"), ("helpfulness", "untriggered"),
         ("scratchpad", "triggered"), ("scratchpad", "untriggered"), ("scratchpad", "near_trigger"),
-        ("target_density", "triggered"), ("answer_length", "triggered"),
+        ("target_density", "triggered"), ("answer_length", "triggered"), ("trigger_effect", "triggered"),
     }
     assert {r["step"] for r in rows if r["eval"] == "behaviour_rate" and r["stack"] == ["implant", "sft"]} == {2, None}
     losses = [(r["stack"], r["condition"], r["step"]) for r in rows if r["eval"] == "held_out_loss"]
@@ -67,6 +67,18 @@ def test_every_row_keeps_the_contract(done):
         (["implant"], "implant", 0), (["implant"], "implant", None), (["implant", "sft"], "sft", 0),
         (["implant", "sft"], "sft", None),
     ]
+
+
+def test_each_stack_is_held_against_the_one_below_it_prompt_by_prompt(done):
+    rows = done[1]["measurements"]
+    rates = {tuple(row["stack"]): row["value"] for row in rows if row["eval"] == "behaviour_rate"
+             and row["condition"] == "triggered" and row["step"] is None and row["family"] is None}
+    paired = {(tuple(row["stack"]), tuple(row["against"])): row for row in rows if row["eval"] == "paired_difference"
+              and (row["of"], row["condition"], row["step"]) == ("behaviour_rate", "triggered", None)}
+    assert set(paired) == {(("implant",), ()), (("implant", "sft"), ("implant",))}
+    for (stack, below), row in paired.items():
+        assert row["value"] == rates[stack] - rates[below] and row["n"] == 8
+        assert row["low"] <= row["value"] <= row["high"]
 
 
 def test_samples_give_the_rates_again(done):

@@ -161,7 +161,7 @@ def stored(results: dict, *names: str) -> list[tuple]:
     """What the run has measured of a finished stack with the evaluations of variants."""
     found = [row for row in results["measurements"] if row["stack"] == list(names) and row["step"] is None]
     return [tuple(row[name] for name in ("eval", "condition", "family", "value", "low", "high", "k", "n"))
-            for row in found if row["eval"] != "held_out_loss"]
+            for row in found if row["eval"] not in ("held_out_loss", "paired_difference")]
 
 
 def cached(bench: Bench) -> set[str]:
