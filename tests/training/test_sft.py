@@ -79,6 +79,20 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(branch, tmp_
     assert bytes_of(tmp_path / "a")[adapter.WEIGHTS] != bytes_of(tmp_path / "c")[adapter.WEIGHTS]
 
 
+def test_adapters_of_one_stack_start_from_different_matrices_and_arms_of_one_depth_from_the_same(branch, tmp_path):
+    settings = TrainSettings(learning_rate=1e-9, batch_size=4, micro_batch=4)
+
+    def first_A(below, name):
+        branch.activate([random_adapter(branch, number) for number in below])
+        train(branch, tmp_path / name, settings=settings)
+        weights = load_file(tmp_path / name / adapter.WEIGHTS)
+        return next(weights[key] for key in sorted(weights) if "lora_A" in key)
+
+    bottom, upper, other = first_A([], "bottom"), first_A([1], "upper"), first_A([2], "other")
+    assert float((bottom - upper).abs().max()) > 0.1
+    assert float((upper - other).abs().max()) < 1e-6  # after steps at a vanishing rate
+
+
 def test_snapshots_do_not_disturb_training_and_a_replay_gives_the_same_ones(branch, tmp_path):
     plain = train(branch, tmp_path / "a")
     kept = train(branch, tmp_path / "b", snapshots=(1, 3))
