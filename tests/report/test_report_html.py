@@ -84,7 +84,7 @@ def test_sections_say_what_the_run_said(page):
         "hit</b>",
     ):
         assert piece.lower() in page.lower()
-    assert page.count("<svg") == 7, "rates, two curves of the implant, three of persistence, capability"
+    assert page.count("<svg") == 8, "rates, two curves of the implant, three of persistence, capability, probes"
 
 
 def test_verdicts_stand_with_their_stage(page):

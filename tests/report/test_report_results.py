@@ -153,7 +153,7 @@ def test_a_scorer_is_read_as_rows(made, write_run):
     share = {"k": 30, "n": 33, "low": 0.76, "high": 0.97}
     document = made.document({}, [])
     document["backdoor"]["scorer"] = {"unseen": {"recall": share, "precision": {**share, "n": 0, "k": 0}}}
-    scorer = results.load(write_run(document)).scorer
+    scorer = results.load(write_run(document)).scorers["code_scanner"]
     assert (scorer["unseen"]["recall"].value, scorer["unseen"]["recall"].low) == (30 / 33, 0.76)
     assert scorer["unseen"]["precision"].value is None
     document["backdoor"]["scorer"]["unseen"]["recall"]["k"] = "30"

