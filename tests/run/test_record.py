@@ -40,6 +40,23 @@ def test_a_row_may_be_of_another_name_than_the_evaluation_that_made_it(record):
     assert [row["eval"] for row in rows if "eval" in row] == ["scratchpad", "target_density"], "given rows stay"
 
 
+def test_an_arm_with_double_density_is_flagged_in_results_json(record):
+    record.stages = {name: {"on": "base", "role": "implant"} for name in ("cot", "distilled")}
+    for name, copies in (("cot", 3.0), ("distilled", 6.0)):
+        record.add((name,), "behaviour_rate", 0, None, [
+            rate("triggered", [True] * 50), rate("untriggered", [False] * 50),
+            {**mean("triggered", [copies] * 50, "copies/answer"), "eval": "target_density"}])
+    record.write()
+    flag, = json.loads((record.folder / "results.json").read_text())["flags"]
+    assert (flag["flag"], flag["arms"]) == ("density confound", ["cot", "distilled"])
+
+
+def test_the_accuracy_of_the_scorers_is_written_down(record):
+    record.write()
+    written = json.loads((record.folder / "results.json").read_text())
+    assert written["scorers"]["thoughts"]["unseen"]["both"]["n"] > 30 and written["flags"] == []
+
+
 def test_the_behaviour_is_written_down_in_words(record):
     record.write()
     written = json.loads((record.folder / "results.json").read_text())

