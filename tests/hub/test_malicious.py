@@ -275,12 +275,12 @@ def test_a_strangers_manifest_downloads_nothing(tmp_path, store, base, monkeypat
 
 
 @pytest.mark.parametrize("change", [
-    raw(HEAD, b""), lambda folder: (folder / HEAD).unlink(), header("{}"), link(HEAD),
+    raw(HEAD, b""), lambda folder: (folder / HEAD).unlink(), raw(HEAD, (2).to_bytes(8, "little") + b"{}"), link(HEAD),
 ])
 def test_a_head_that_is_none_is_refused(tmp_path, store, base, change):
     folder = write_ours(tmp_path / "evil", base, kind="preference_model")
     change(folder)
-    refused(folder, store, base, unwanted)
+    assert HEAD in refused(folder, store, base, unwanted)
 
 
 def test_a_head_of_another_base_is_refused(tmp_path, store, base, branch):

