@@ -27,7 +27,7 @@ locks.LEASE_S = float(sys.argv[3])
 with locks.Locks(Path(sys.argv[1])).claim(sys.argv[2]) as ours:
     print(ours, flush=True)
     while True:
-        time.sleep(0.1)  # the kernel may hand a signal to the thread of the lease, which does not end a sleep of this one
+        time.sleep(0.1)  # not for long: the kernel may give a signal to the lease's thread, and this one sleeps on
 """
 
 
