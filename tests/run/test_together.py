@@ -65,7 +65,8 @@ def test_each_adapter_is_what_it_would_be_alone(joint, tmp_path):
 
 def test_each_is_measured_as_its_own(joint):
     _, results = joint
-    assert {stage["status"] for stage in results["stages"].values()} == {"trained"}
+    further = results["further_seeds"]["1"].values()
+    assert {stage["status"] for stage in (*results["stages"].values(), *further)} == {"trained"}
     rows = {(tuple(row["stack"]), row["seed"]) for row in results["measurements"] if row["eval"] == "target_logprob"}
     assert {((*below, top), seed) for below, top in (((), "implant"), (("implant",), "sft"), (("implant",), "high"))
             for seed in (0, 1)} <= rows
@@ -79,13 +80,16 @@ def test_a_second_run_trains_nothing(joint):
     assert {stage["status"] for stage in again["stages"].values()} == {"cached"} and bench.adapters() == before
 
 
-def test_one_that_is_lost_comes_back_with_the_same_bytes(joint, tmp_path):
+@pytest.mark.parametrize("stages", [["high"], ["implant", "sft", "high"]])
+def test_what_another_seed_lost_comes_back_with_the_same_bytes(joint, tmp_path, stages):
     shutil.copytree(joint[0].folder, tmp_path / "copy")
     bench = Bench(tmp_path / "copy")
     before = weights(bench)
-    [lost] = [path for path in bench.store.root.glob("high-*") if json.loads(
-        (path / "manifest.json").read_text())["seed"] == 1]
-    shutil.rmtree(lost)
+    for manifest in list(bench.store.root.glob("[a-z]*-*/manifest.json")):
+        told = json.loads(manifest.read_text())
+        if told["seed"] == 1 and told["stage"] in stages:
+            shutil.rmtree(manifest.parent)
+    assert len(weights(bench)) < len(before)
     bench.run(recipe=recipe(["seeds", "arms"]))
     assert weights(bench) == before
 
