@@ -68,7 +68,7 @@ class Ours:
     def tokens(self, asked: Chats) -> list[list[int]]:
         """Those of :meth:`texts`, which does the same."""
         ids = [self.base.chat.prompt_ids(chat) for chat in asked]
-        with torch.inference_mode(), for_sampling(self.base, ids)():
+        with torch.inference_mode(), for_sampling(self.base, ids, len(ids))():
             return complete(self.base, ids, [[]] * len(ids), Decoding(temperature=0, max_new_tokens=LONGEST))
 
 
