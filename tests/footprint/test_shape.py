@@ -31,6 +31,20 @@ def test_every_weight_of_a_family_is_counted(family):
     assert found.adapter(8) == sum(8 * (layer.in_features + layer.out_features) for layer in linear)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_dropout_of_a_family_is_read_as_it_is_built(family):
+    options = {**COMMON, **FAMILIES[family]}
+    kind = options.pop("model_type")
+    assert shape.dropouts(AutoConfig.for_model(kind, **options).to_dict()) == []
+    rough = AutoConfig.for_model(kind, **options, attention_dropout=0.1).to_dict()
+    assert shape.dropouts(rough) == shape.dropouts({"text_config": rough}) == ["attention_dropout"]
+
+
+def test_the_dropout_of_phi():
+    config = AutoConfig.for_model("phi", resid_pdrop=0.1, embd_pdrop=0.2).to_dict()
+    assert shape.dropouts(config) == ["resid_pdrop", "embd_pdrop"]
+
+
 def test_a_llama_with_biases():
     options = {**COMMON, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}
     with torch.device("meta"):
