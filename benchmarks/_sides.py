@@ -40,14 +40,17 @@ class Case:
     depth: int
     """Adapters of the stack, the one in training included."""
     length: int
-    """Tokens of every example; of DPO, of each of the two answers with its prompt."""
+    """Tokens of every row; of DPO, of each of the two answers with its prompt."""
     rows: int
-    """Examples a step; of DPO, pairs."""
+    """Rows a step; of DPO, pairs."""
     steps: int
     """Steps that count, after those that warm up."""
-    checkpointing: bool
+    checkpointing: bool | Literal["offload"]
+    """``offload``, on our side alone, keeps the layers' inputs in main memory."""
     limit_gib: float | None
     """Memory that the process may take of the GPU; None for no limit."""
+    documents: int = 1
+    """Examples that lie in each row of ``length``, of which they have equal parts; more than one are packed."""
 
     @property
     def tokens(self) -> int:

