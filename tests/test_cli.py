@@ -17,7 +17,7 @@ from tests.recipe.conftest import Maker
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("run", "plan", "sample", "export", "compare", "report", "schema", "tiny", "power", "probe", "pull", "push",
-            "chat", "verify", "gc", "ls", "show", "diff", "doctor")
+            "chat", "verify", "gc", "ls", "show", "diff", "doctor", "sweep", "run-stage", "status")
 
 
 @pytest.fixture

@@ -42,14 +42,15 @@ FLOORS = [
     ["measure", "unfinished", "turns"],
     ["run", "processes"],
     ["report"],
-    ["sweep", "stacks", "upkeep"],
+    ["sweep", "stacks"],
+    ["upkeep"],
     ["hub"],
     ["algebra", "merging"],
     ["api"],
     ["recipe.__main__"],
     ["probes.subjects", "probes.tables"],
     ["probes.study"],
-    ["probes.cli", "hub.cli", "tiny.cli", "chat", "catalogue", "ecosystem"],
+    ["probes.cli", "hub.cli", "tiny.cli", "sweep.cli", "chat", "catalogue", "ecosystem"],
     ["cli"],
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

