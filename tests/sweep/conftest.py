@@ -89,7 +89,8 @@ class Here:
     """
 
     def __init__(self, planned: Planned, fates: dict[str, list[int]] | None = None, slots: int = 2) -> None:
-        self.planned, self.fates, self.slots = planned, fates or {}, slots
+        self.planned, self.slots = planned, slots
+        self.fates = {} if fates is None else fates
         self.jobs: list[Job] = []
         self.running: list[_Run] = []
 

