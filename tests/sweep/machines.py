@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,12 +40,26 @@ def two_machines(folder: Path, gib: int) -> Iterator:
                             "HOME": str(folder), "RAY_enable_metrics_collection": "0",
                             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}.items():
             patch.setenv(name, value)
-        from ray.cluster_utils import Cluster
-
-        both = Cluster(initialize_head=True, head_node_args=machine(gib))
-        both.add_node(**machine(gib))
+        both = _started(gib)
         yield both
         both.shutdown()
+
+
+def _started(gib: int) -> Any:
+    """Ray gives up on a machine whose agent takes more than 15 s to start, as it does where tests run side by side."""
+    from ray.cluster_utils import Cluster
+
+    for tries_left in (2, 1, 0):
+        both = Cluster()
+        try:
+            for _ in range(2):
+                both.add_node(**machine(gib))
+            return both
+        except Exception:
+            both.shutdown()
+            if not tries_left:
+                raise
+    raise AssertionError("not reached")
 
 
 def lineage(pid: int) -> list[int]:

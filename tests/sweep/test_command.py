@@ -58,6 +58,19 @@ def test_again_nothing_is_trained(done):
     assert "by 3 stages that were timed" in call(*words, "--plan").output
 
 
+def test_results_of_another_recipe_of_the_same_name_are_set_aside(make_desk):
+    desk = make_desk()
+    desk.serial(desk.prepare(grid={"seed": [0]}))
+    old = desk.runs / "grid" / "seed-0"
+    old.parent.mkdir()
+    (desk.runs / "seed-0").rename(old)
+    words = ["sweep", desk.write(grid={"seed": [0]}, set={"description": "anew"}), "--store", desk.store, "--runs",
+             desk.runs]
+    assert call(*words).exit_code == 0
+    assert "anew" in json.loads((old / "results.json").read_text())["recipe"]["resolved"]
+    assert len(list((desk.runs / "grid").glob(".before-seed-0-*/results.json"))) == 1
+
+
 def test_the_status_of_a_sweep_that_is_done(done):
     desk, _, _ = done
     said = call("status", "grid", "--runs", desk.runs)

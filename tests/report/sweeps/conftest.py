@@ -24,7 +24,7 @@ def sweep(made, tmp_path):
         return made.document(named, [*found, *rows], **more)
 
     def write(axes, rate, *, n=MANY, outcome=None, parameters=lambda at: None, states=None, keep=lambda at: True,
-              **of_cell):
+              whys=None, **of_cell):
         folder, cells = tmp_path / "grid", []
         folder.mkdir(exist_ok=True)
         for levels in itertools.product(*axes.values()):
@@ -35,7 +35,7 @@ def sweep(made, tmp_path):
             k, more = rate(at), {key: make(at) for key, make in of_cell.items()}
             state = (states or {}).get(name, "failed" if k is None else "done")
             cells.append({"name": name, "at": at, "values": {}, "folder": name, "state": state,
-                          "parameters": parameters(at)})
+                          "parameters": parameters(at), **({"why": whys[name]} if name in (whys or {}) else {})})
             if k is not None:
                 (folder / name).mkdir()
                 document = cell_document(at, k, n, **more)

@@ -30,6 +30,10 @@ class TestCells:
         assert rank.numbers == {"4": 4, "16": 16} and not rank.unit and rank.logarithmic and not size.logarithmic
         assert mechanism.numbers == {} and seed.seed and found.factors == (size, rank, mechanism)
 
+    def test_two_labels_of_one_number_are_names(self, sweep):
+        rank, = load_sweep(sweep({"rank": ["1", "1.0", "2"]}, lambda at: 5, n=10)).axes
+        assert rank.numbers == {} and [rank.place(level) for level in rank.levels] == [0, 1, 2]
+
     @pytest.mark.parametrize(("change", "told"), [
         ({"schema": 2}, "schema 2"), ({"axes": ["size", "colour"]}, "colour"), ({"cells": [{"name": "x"}]}, "at"),
     ])
@@ -85,13 +89,34 @@ class TestOutcomes:
                     made.mean([], "untriggered", 1.0, eval="fluency", unit="score")]
 
         asked = {"eval": "fluency", "condition": "untriggered", "stage": "sft", "below": "base"}
-        found, outcome = of(sweep({"rank": ["4", "8"]}, lambda at: 0, n=10, outcome=asked, rows=rows,
-                                  below=lambda at: 0.0))
+        found, outcome = of(sweep({"rank": ["4", "8"]}, lambda at: 0, n=10, outcome=asked, rows=rows))
         assert [(point.before.value, point.after.value, point.withheld) for point in outcome.points] == [
             (1.0, 6.0, ""), (1.0, 10.0, "")]
         rank, = effects.effects(found, outcome)
         assert rank.levels[1].difference.value == 4.0 and outcome.unit == "score"
         assert effects.points_of(rank.levels[1].difference) == "+4.000"
+
+    @pytest.mark.parametrize("below", ["base", "implant", None])
+    def test_the_backdoor_is_judged_whatever_is_asked(self, made, sweep, below):
+        """A bare base has no backdoor: what is held against it is judged by the stack that was trained on."""
+        asked = {"eval": "fluency", "condition": "untriggered", "stage": "sft", "below": below}
+        _, outcome = of(sweep(
+            {"rank": ["4", "8"]}, lambda at: 0, n=100, outcome=asked, below=lambda at: {"4": 0.0, "8": 0.9}[at["rank"]],
+            rows=lambda at: [made.mean(["implant", "sft"], "untriggered", 2.0, eval="fluency", unit="score"),
+                             made.rate([], "triggered", 0), made.rate([], "untriggered", 0)]))
+        assert [point.withheld for point in outcome.points] == ["no backdoor to persist", ""]
+        assert not outcome.persistence, "the verdict is of the triggered rate"
+
+    def test_a_cell_without_the_stage_to_hold_it_against_counts_in_nothing(self, made, sweep):
+        between = {"between": made.stage("between", stack=["implant"])}
+        asked = {"eval": "behaviour_rate", "condition": "triggered", "stage": "sft", "below": "between"}
+        found, outcome = of(sweep({"rank": ["4", "8"]}, lambda at: 50, n=100, outcome=asked,
+                                  stages=lambda at: between if at["rank"] == "8" else {}))
+        without, held = outcome.points
+        assert (without.withheld, without.before, without.label) == ("no stage between to hold it against", None, "")
+        assert without.after.k == 50 and without.beside["untriggered"][0] is None
+        assert (held.withheld, held.before.k, held.label) == ("", 97, "reduced")
+        assert effects.effects(found, outcome)[0].levels[0].mean is None
 
     def test_what_was_not_measured_counts_in_nothing(self, sweep):
         asked = {"eval": "novel", "condition": "triggered", "stage": "sft", "below": None}

@@ -47,9 +47,15 @@ class TestEffects:
         folder = sweep(SIZE_SEED, without(("1m", "cot", "2")))
         size, mechanism = effects.effects(*of(folder))
         assert size.part.rests == (("normal",),) and size.levels[0].mean.value == pytest.approx(0.50)
-        assert size.levels[1].pairs == 5
-        assert size.levels[1].difference.value == pytest.approx(fmean([0.20, 0.16, 0.28]))
+        assert size.levels[1].pairs == 3, "cot is paired on two seeds only: seeds would differ in it"
+        assert size.levels[1].difference.value == pytest.approx(fmean([0.20, 0.18, 0.28]))
         assert mechanism.part.rests == (("0.3m",),)
+
+    def test_where_no_combination_is_paired_on_every_seed_all_pairs_are_used_and_it_is_said(self, sweep):
+        gone = ("1m", "cot", "2"), ("1m", "normal", "1")
+        large = effects.effects(*of(sweep(SIZE_SEED, without(*gone))))[0].levels[1]
+        assert large.pairs == 4 and large.difference.value == pytest.approx(fmean([0.20, 0.14, 0.28]))
+        assert "no combination of the other axes is paired on every seed" in large.told
 
     def test_with_nothing_else_varied_a_failed_cell_takes_its_seed_out(self, sweep):
         rates = {"4": (0.5, 0.6, 0.7), "16": (0.6, 0.6, None)}
@@ -101,16 +107,17 @@ def test_further_seeds_of_one_run_count_as_seeds_each_with_its_own_dose(made, sw
     rank, = effects.effects(found, outcome)
     assert rank.levels[0].mean.value == pytest.approx(0.55) and rank.levels[0].mean.n == 2
 
-    def test_axes_that_go_along_are_one_effect_and_said_to_be(self, sweep):
-        """A zipped group: each size has its own learning rate, and two sizes share one."""
-        rates = {"0.3m": 0.3, "1m": 0.5, "3m": 0.6}
-        of_size = {"0.3m": "2e-3", "1m": "6e-4", "3m": "6e-4"}
-        axes = {"size": list(rates), "learning rate": ["2e-3", "6e-4"], "seed": ["0", "1"]}
-        folder = sweep(axes, lambda at: round(MANY * rates[at["size"]]), keep=lambda at:
-                       of_size[at["size"]] == at["learning rate"])
-        found, outcome = of(folder)
-        size, rate = effects.effects(found, outcome)
-        assert [level.pairs for level in size.levels] == [0, 2, 2]
-        assert size.levels[2].difference.value == pytest.approx(0.3) and size.levels[2].mean.value == pytest.approx(0.6)
-        assert size.tied == ("learning rate",) and "learning rate went along with it" in size.balance
-        assert rate.tied == () and rate.levels[1].told == "no matched pair", "a rate alone was never varied"
+
+def test_axes_that_go_along_are_one_effect_and_said_to_be(sweep):
+    """A zipped group: each size has its own learning rate, and two sizes share one."""
+    rates = {"0.3m": 0.3, "1m": 0.5, "3m": 0.6}
+    of_size = {"0.3m": "2e-3", "1m": "6e-4", "3m": "6e-4"}
+    axes = {"size": list(rates), "learning rate": ["2e-3", "6e-4"], "seed": ["0", "1"]}
+    folder = sweep(axes, lambda at: round(MANY * rates[at["size"]]), keep=lambda at:
+                   of_size[at["size"]] == at["learning rate"])
+    found, outcome = of(folder)
+    size, rate = effects.effects(found, outcome)
+    assert [level.pairs for level in size.levels] == [0, 2, 2]
+    assert size.levels[2].difference.value == pytest.approx(0.3) and size.levels[2].mean.value == pytest.approx(0.6)
+    assert size.tied == ("learning rate",) and "learning rate went along with it" in size.balance
+    assert rate.tied == () and rate.levels[1].told == "no matched pair", "a rate alone was never varied"

@@ -40,6 +40,16 @@ class TestAlong:
         assert [mark.row.value for mark in rank.marks] == pytest.approx([0.2] * 4)
         assert "1 of 2 combinations of density" in rank.note
 
+    def test_what_goes_along_with_the_lines_is_not_balanced_away(self, sweep):
+        """Each mechanism has its own density, so no combination of density is there on both lines."""
+        own = {"a": "1", "b": "3"}
+        axes = {"rank": ["4", "8"], "mechanism": ["a", "b"], "density": ["1", "3"]}
+        found, outcome = of(sweep(axes, lambda at: MANY // int(at["density"]), keep=lambda at:
+                                  own[at["mechanism"]] == at["density"]))
+        rank = next(iter(lines.along(found, outcome)))
+        assert rank.joined and {mark.line for mark in rank.marks} == {"a", "b"} and len(rank.marks) == 4
+        assert rank.note.startswith("density went along with mechanism. Each mark is the mean over training seeds. ")
+
     def test_without_balance_every_configuration_stands_alone(self, sweep):
         cells = {("4", "a", "1"): 0.1, ("8", "b", "2"): 0.3, ("16", "a", "3"): 0.5}
         axes = {"rank": ["4", "8", "16"], "mechanism": ["a", "b"], "density": ["1", "2", "3"]}
@@ -69,4 +79,17 @@ def test_a_sampled_axis_has_a_rank_correlation_and_no_levels(sweep):
 
 def test_an_outcome_that_never_varies_has_none(sweep):
     one, = trend.trends(*of(sweep({"learning rate": RATES}, lambda at: 10, n=10)))
-    assert one.value is None and one.told.startswith("no correlation")
+    assert one.told == "no correlation: the outcome is the same in all of them"
+
+
+@pytest.mark.parametrize(("counting", "told"), [
+    ([], "no configuration counts"), (["1e-5 a"], "only one configuration counts"),
+    (["1e-5 a", "1e-5 b"], "learning rate is the same in all of them"),
+    (["1e-5 a", "1e-5 c"], "learning rate and the outcome are the same in all of them"),
+])
+def test_what_does_not_vary_is_said(sweep, counting, told):
+    axes = {"learning rate": RATES, "mechanism": ["a", "b", "c"]}
+    hits = {"a": 5, "b": 7, "c": 5}
+    one, = trend.trends(*of(sweep(axes, lambda at: hits[at["mechanism"]], n=10, gain=lambda at:
+                                  1.4 if " ".join(at.values()) in counting else 0.01)))
+    assert (one.value, one.told) == (None, f"no correlation: {told}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from html import unescape
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class TestPage:
         shown = plain(page(sweep(SIZE_SEED, without(("1m", "cot", "2")))))
         for piece in ("12 cells: 11 done, 1 missing: failed", "Missing: 1 cell",
                       "Means over 1 of 2 combinations of the other axes, 3 training seeds", "97.0% → 54.0%",
-                      "+21.3 [", "differences exclude 0", "A difference that is not shown is no evidence of none"):
+                      "+22.0 [", "differences exclude 0", "A difference that is not shown is no evidence of none"):
             assert piece in shown
 
     def test_runs_are_linked_where_they_have_a_page(self, sweep):
@@ -96,6 +97,13 @@ class TestPage:
         assert "2 cells: 1 missing: planned, 1 missing: failed" in shown
         assert "No cell has results of a safety training" in shown
 
+    def test_why_a_cell_has_no_results_is_said_and_inert(self, sweep):
+        why = f"implant-0a1b2c3d failed: out of memory {HOSTILE}"
+        shown = page(sweep({"rank": ["4", "8"]}, lambda at: None if at["rank"] == "4" else 5, n=10,
+                           whys={"rank-4": why, "rank-8": ""}))
+        assert "missing: failed implant-0a1b2c3d failed: out of memory </td>" in plain(shown)
+        assert "<script" not in shown and "\u202e" not in shown and "\x1b" not in shown
+
     def test_broken_results_of_a_cell_are_named(self, sweep):
         folder = sweep({"rank": ["4", "8"]}, lambda at: 5, n=10)
         (folder / "rank-4" / "results.json").write_text("{")
@@ -132,6 +140,58 @@ class TestMeasurements:
         assert len(pandas.read_parquet(folder / "measurements.parquet")) == 0
         assert "axis.rank" in (folder / "measurements.csv").read_text()
 
+    def test_types_do_not_depend_on_what_was_measured(self, sweep):
+        folder = sweep({"rank": ["4", "8"], "size": ["0.3m", "1m"], "seed": ["0", "1"]}, lambda at: None,
+                       parameters=lambda at: {"0.3m": 1, "1m": 2}[at["size"]])
+        empty = measurements.frame(load_sweep(folder)).dtypes
+        shutil.rmtree(folder)
+        full = measurements.frame(load_sweep(sweep(
+            {"rank": ["4", "8"], "size": ["0.3m", "1m"], "seed": ["0", "1"]}, lambda at: 5, n=10,
+            parameters=lambda at: {"0.3m": 1, "1m": 2}[at["size"]]))).dtypes
+        assert len(full) > 10 and full.to_dict() == empty.to_dict()
+        assert (full["axis.rank"], full["axis.size"], full["axis.seed"]) == ("int64", "string", "int64")
+        assert (full["family"], full["state"], full["sampling_seed"], full["low"]) == (
+            "string", "string", "Int64", "float64")
+
+    @pytest.mark.parametrize(("levels", "kind"), [
+        (["1e-4", "2"], "float64"), (["1", "-2"], "int64"), (["007", "8"], "string"), (["1_000", "2"], "string"),
+        (["1", "1.0"], "string"), (["9223372036854775809", "1"], "string"), (["a", "1"], "string"),
+    ])
+    def test_labels_are_numbers_only_where_that_loses_nothing(self, sweep, levels, kind):
+        table = measurements.frame(load_sweep(sweep({"rank": levels}, lambda at: 5, n=10)))
+        assert table["axis.rank"].dtype == kind
+        assert table["axis.rank"].iloc[0] == (levels[0] if kind == "string" else float(levels[0]))
+
+    def test_a_value_that_no_column_holds_names_its_cell_and_the_page_is_there(self, made, sweep):
+        for number, more in enumerate(({"differ": 2.5}, {"sampling_seed": 2**63}, {"value": 10**400, "k": None})):
+            axes = {"rank": [str(number), "8"]}
+            folder = sweep(axes, lambda at: 5, n=10, rows=lambda at, more=more: [
+                {**made.rate([], "triggered", 1, 10), **(more if at["rank"] == "8" else {})}])
+            with pytest.raises(UserError, match=f"cell 'rank-8': '{next(iter(more))}' should be .* found"):
+                html.write(folder)
+            assert (folder / "report.html").exists()
+            shutil.rmtree(folder)
+
+    def test_a_field_of_a_later_version_has_the_type_of_its_values(self, made, sweep):
+        extra = [{**made.rate([], "triggered", 1, 10), "several": several, "whole": 1, "real": real}
+                 for several, real in ((1, 2), ("a", 0.5), (True, None))]
+        table = measurements.frame(load_sweep(sweep({"rank": ["4"]}, lambda at: 5, n=10, rows=lambda at: extra)))
+        assert table["several"].dropna().tolist() == ["1", "a", "true"]
+        assert (table["whole"].dtype, table["real"].dtype) == ("Int64", "float64")
+
+    def test_a_spreadsheet_calculates_nothing(self, made, sweep):
+        begun = ["=1+1", "+1", "-1", "@A1", "\tx", "\rx"]
+        extra = [made.rate([], "triggered", 1, 10, family=family) for family in [*begun, "a=1"]]
+        extra += [made.mean([], "triggered", -0.5) | {"=HYPERLINK(1)": 1}]
+        folder = sweep({"rank": ["-4", "8"], "name": ["-x"]}, lambda at: 5, n=10, rows=lambda at: extra)
+        html.write(folder)
+        text = pandas.read_csv(folder / "measurements.csv", lineterminator="\n")
+        assert set(text["family"].dropna()) == {*(f"'{one}" for one in begun), "a=1"}
+        assert set(text["axis.name"]) == {"'-x"} and set(text["axis.rank"]) == {-4, 8} and text["value"].min() == -0.5
+        assert "'=HYPERLINK(1)" in text.columns
+        typed = pandas.read_parquet(folder / "measurements.parquet")
+        assert set(typed["family"].dropna()) == {*begun, "a=1"} and "=HYPERLINK(1)" in typed.columns
+
     def test_what_cannot_be_written_is_said(self, sweep, monkeypatch):
         folder = sweep({"rank": ["4", "8"]}, lambda at: 5, n=10)
 
@@ -154,6 +214,19 @@ class TestExtremes:
         assert [[point.cell.at["rank"] for point, _ in end.points] for end in (highest, lowest, able)] == [
             ["16"], ["4"], ["4"]]
         assert (highest.title, able.points[0][1].k) == ("highest persistence", 90)
+
+    def test_ties_stand_at_one_end_only(self, sweep):
+        rates = {"1": 5, "2": 9, "3": 5, "4": 5, "5": 5, "6": 5}
+        highest, lowest = extremes.extremes(of(sweep({"rank": [*rates]}, lambda at: rates[at["rank"]], n=10))[1])
+        ends = [[point.cell.at["rank"] for point, _ in end.points] for end in (highest, lowest)]
+        assert ends[0][0] == "2" and len({*ends[0], *ends[1]}) == 6
+
+    def test_what_is_all_alike_has_no_ends_and_says_so(self, sweep):
+        folder = sweep({"rank": ["4", "8", "16"]}, lambda at: 50, n=100)
+        assert [end.points for end in extremes.extremes(of(folder)[1])] == [()]
+        shown = plain(page(folder))
+        assert "persistence: the same in all 3 points, so there are no ends" in shown
+        assert "highest persistence" not in shown and "partly luck" not in shown
 
     def test_what_does_not_count_is_at_no_end(self, sweep):
         folder = sweep({"rank": ["4", "8", "16"]}, lambda at: 100 - int(at["rank"]), n=100,
