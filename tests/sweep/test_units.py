@@ -169,6 +169,7 @@ def test_a_plan_that_is_none_is_told(desk):
     path.write_text(path.read_text()[:-20])
     with pytest.raises(AddressError, match="damaged"):
         planned.read(path)
+    assert desk.prepare(grid={"seed": [0]}).timed() == {}  # it is written anew when the sweep starts
 
 
 def test_a_stage_whose_needs_are_not_made_says_so(desk):

@@ -46,7 +46,8 @@ def trained(branch: FrozenBranch, way: str, folder: Path) -> Kept:
         kept = run(dpo, branch, dpo.Job("stage", pairs, LORA, train, 0, "b", None, loss="sigmoid", beta=0.1), folder)
     else:
         kept = run(sft, branch, sft.Job("stage", examples(branch.base), LORA, train, 0, "b", None), folder)
-    (folder / "told.json").write_text(json.dumps({"losses": kept.losses, "checks": kept.names}))
+    tokens = [round(step.tokens_per_second * step.seconds) for step in kept.steps]
+    (folder / "told.json").write_text(json.dumps({"losses": kept.losses, "checks": kept.names, "tokens": tokens}))
     return kept
 
 

