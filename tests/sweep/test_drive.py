@@ -48,6 +48,7 @@ def test_stages_begin_when_what_they_need_is_made(desk):
     for job in engine.jobs:
         assert set(plan.units[job.key].needs) <= seen
         seen.add(job.key)
+        assert job.log.parent.is_dir()  # before the job is handed over
         assert job.command[-3:] == ("run-stage", str(plan.folder / "plan.json"), job.key)
 
 

