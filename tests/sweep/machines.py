@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,16 +29,17 @@ def machine(gib: int) -> dict:
 
 
 @contextmanager
-def two_machines(folder: Path, gib: int) -> Iterator:
+def two_machines(gib: int) -> Iterator:
     """A cluster of two machines with one CPU each.
 
     Args:
-        folder: with a short path: sockets stand below it.
         gib: memory of each.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled",
-                            "HOME": str(folder), "RAY_enable_metrics_collection": "0",
+    # a folder of our own with a short path: sockets stand below it, whose paths have 107 bytes at most
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder, (
+            pytest.MonkeyPatch.context()) as patch:
+        for name, value in {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled",
+                            "HOME": folder, "RAY_enable_metrics_collection": "0",
                             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}.items():
             patch.setenv(name, value)
         both = _started(gib)

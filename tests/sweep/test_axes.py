@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -136,3 +137,8 @@ def test_settings_of_an_engine_are_its_own(desk):
 def test_a_typo_in_what_is_taken_out_is_told(desk):
     with pytest.raises(RecipeError, match=r"there is nothing to take out; did you mean \"sft\"\?"):
         made(desk, set={"stages.sfd": None}, grid={"seed": [0]})
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").rglob("sweeps/*.yaml")), ids=str)
+def test_shipped_sweeps_are_valid(path):
+    assert len(cells(*load(path))) > 1

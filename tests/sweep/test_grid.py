@@ -77,9 +77,9 @@ def test_slurm_through_submitit(make_desk, serial):
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
-def test_ray_with_a_machine_killed_in_the_middle(make_desk, serial, tmp_path_factory):
+def test_ray_with_a_machine_killed_in_the_middle(make_desk, serial):
     desk = make_desk()
-    with two_machines(tmp_path_factory.mktemp("r", numbered=True), gib=4) as cluster:
+    with two_machines(gib=4) as cluster:
         with killed_in_the_middle(desk, next(iter(cluster.worker_nodes))) as killed:
             events = swept(desk, ray.Config(address=cluster.address))
         assert killed.is_set()

@@ -21,9 +21,9 @@ from tests.sweep.machines import free_port, lineage, two_machines
 if find_spec("ray") is None:  # not imported here: it reads settings when it is
     pytest.skip("Ray is not installed", allow_module_level=True)
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+def cluster() -> Iterator:
     """Two machines with one CPU and 1 GiB each."""
-    with two_machines(tmp_path_factory.mktemp("r", numbered=True), gib=1) as both:
+    with two_machines(gib=1) as both:
         yield both
 
 
