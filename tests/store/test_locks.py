@@ -160,3 +160,21 @@ def test_where_nothing_can_be_written_the_error_names_the_marker(mine):
     with pytest.raises(StoreError, match="cannot write") as caught:
         free(mine)
     assert caught.value.where.endswith(f"{KEY}.lock")
+
+
+def test_a_lease_is_alive_as_long_as_its_holder_is(mine):
+    assert not mine.alive(KEY)
+    with another_run(mine) as process:
+        assert mine.alive(KEY)
+        process.kill()
+        process.wait()
+        assert not mine.alive(KEY)  # its marker stands there still
+    assert (mine.folder / f"{KEY}{locks.MARKER}").is_file()
+
+
+def test_a_lease_that_nobody_touched_for_long_is_not_alive(mine):
+    with mine.claim(KEY):
+        marker, before = mine.folder / f"{KEY}{locks.MARKER}", time.time() - 3 * locks.LEASE_S
+        assert mine.alive(KEY)
+        os.utime(marker, (before, before))
+        assert not mine.alive(KEY)

@@ -110,6 +110,7 @@ def test_a_plan_touches_nothing_and_loads_no_torch(desk):
 
 
 def test_mistakes_end_with_two(desk, tmp_path):
+    assert "'foo' is none of local, ray, slurm" in call("sweep", desk.write(), "--engine", "foo").stderr
     for words in (["sweep", tmp_path / "none.yaml"], ["status", "none", "--runs", tmp_path],
                   ["run-stage", tmp_path / "plan.json", "0" * 16]):
         done = call(*words)

